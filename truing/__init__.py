@@ -1,0 +1,1 @@
+"""Truing: align language models, from one recipe on a laptop upwards."""

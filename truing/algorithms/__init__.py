@@ -1,0 +1,1 @@
+"""One file each method; the module name is the method name."""

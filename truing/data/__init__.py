@@ -1,0 +1,1 @@
+"""Readers, chat templates with loss masks, and generators of rows."""

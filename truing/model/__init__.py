@@ -1,0 +1,1 @@
+"""Loading, adapters, heads, the forest."""

@@ -1,0 +1,239 @@
+"""The records that every layer shares.
+
+Axes: B rows, C completion tokens (right-padded to the longest row), T packed tokens, N pairs,
+P prompts, G group, V vocabulary. A paired batch holds N chosen rows, then the N rejected rows
+of the same pairs, so B = 2N. Every tensor of a Batch has B as its first axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Unit = Literal["token", "sequence", "pair", "prompt"]
+FinishReason = Literal["stop", "length"]
+Status = Literal["scored", "unparsable", "timed_out", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a completion answers: the messages so far, and what a verifier compares with."""
+
+    uid: str
+    messages: tuple[Message, ...]
+    reference: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the sampler made of a prompt. The token ids are the truth; the text is for people.
+
+    Args:
+        tokens: ids without the prompt, the stop token included when finish_reason is "stop".
+        sampler_logprobs: log-prob of each token as the sampler drew it, at its temperature [nats].
+        policy_version: how often the sampler's weights had been published.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    sampler_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier or judge says. Only status "scored" has a value; no failure becomes a 0."""
+
+    status: Status
+    value: float | None = None
+    evidence: str = ""
+    time_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.status == "scored") != (self.value is not None):
+            raise ValueError(f"a verdict has a value exactly when it is scored: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A completion with its prompt's ids, its verdicts by verifier name, and the scalar RL maximises."""
+
+    prompt: Prompt
+    prompt_tokens: tuple[int, ...]
+    completion: Completion
+    group: int
+    verdicts: Mapping[str, Verdict]
+    reward: float | None  # None when any needed verdict is not "scored": the row is not trained
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A tokenised training row: a prompt, what follows it, and which of that is trained."""
+
+    uid: str
+    prompt_tokens: tuple[int, ...]
+    tokens: tuple[int, ...]
+    mask: tuple[bool, ...]  # True on the trained tokens of `tokens`
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tokenised preference: two rows with one prompt; `margin` says how much better [reward units]."""
+
+    uid: str
+    chosen: Row
+    rejected: Row
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What an algorithm sees of B rows; per-token tensors are aligned with the completions."""
+
+    prompts: tuple[Int[Tensor, " _"], ...]  # ragged prompt ids, one entry a row
+    completions: Int[Tensor, "B C"]
+    lengths: Int[Tensor, " B"]  # completion tokens of each row, trained or not
+    mask: Bool[Tensor, "B C"]  # True on the trained tokens
+    groups: Int[Tensor, " B"]  # rows with the same number answer the same prompt
+    paired: bool = False
+    uids: tuple[str, ...] = ()
+    margins: Float[Tensor, " B"] | None = None  # of a paired batch, the same on both sides
+    truncated: Bool[Tensor, " B"] | None = None  # True when the length limit ended the completion
+    rewards: Float[Tensor, " B"] | None = None
+    sampler_logprobs: Float[Tensor, "B C"] | None = None
+    old_logprobs: Float[Tensor, "B C"] | None = None
+    ref_logprobs: Float[Tensor, "B C"] | None = None
+    old_values: Float[Tensor, "B C"] | None = None
+    advantages: Float[Tensor, "B C"] | None = None
+    returns: Float[Tensor, "B C"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def require(self, name: str) -> Tensor:
+        """Return the named tensor, or raise when `annotate` or `credit` did not fill it."""
+        value = getattr(self, name)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the batch has no {name}; add it to the algorithm's needs")
+        return value
+
+    def count(self) -> dict[Unit, Tensor]:
+        """Return how many tokens, sequences, pairs and prompts are trained here: what divides a Term."""
+        rows = torch.tensor(float(len(self)), device=self.mask.device)
+        prompts = torch.tensor(float(len(self.groups.unique())), device=self.mask.device)
+        return {"token": self.mask.sum().float(), "sequence": rows, "pair": rows / 2, "prompt": prompts}
+
+    def rows(self, index: Int[Tensor, " K"]) -> Batch:
+        """Return the selected rows of every field, trimmed to the longest completion among them."""
+        picked: dict[str, Any] = {}
+        width = int(self.lengths[index].max()) if len(index) else 0
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                picked[f.name] = value[index][:, :width] if value.ndim == 2 else value[index]
+            elif isinstance(value, tuple) and value:
+                picked[f.name] = tuple(value[i] for i in index.tolist())
+        return replace(self, **picked)
+
+    def units(self) -> list[list[int]]:
+        """Return the row numbers that belong together: the two sides of a pair, or a group."""
+        if self.paired:
+            num_pairs = len(self) // 2
+            return [[i, i + num_pairs] for i in range(num_pairs)]
+        members: dict[int, list[int]] = {}
+        for row, group in enumerate(self.groups.tolist()):
+            members.setdefault(group, []).append(row)
+        return list(members.values())
+
+    def split(self, max_tokens: int) -> Iterator[Batch]:
+        """Yield micro-batches of at most `max_tokens` packed tokens, a shared prompt counted once.
+
+        Groups and pairs stay together. A group larger than the budget is split by rows, which
+        changes no gradient; a pair never is, and goes alone.
+        """
+        bins: list[tuple[int, list[int]]] = []
+        for cost, unit in sorted(self._sized_units(max_tokens), key=lambda x: -x[0]):
+            slot = next((i for i, (used, _) in enumerate(bins) if used + cost <= max_tokens), None)
+            if slot is None:
+                bins.append((cost, unit))
+            else:
+                bins[slot] = (bins[slot][0] + cost, bins[slot][1] + unit)
+        for _, members in bins:
+            order = sorted(members)  # chosen rows come before rejected ones, in the same order
+            yield self.rows(torch.tensor(order))
+
+    def _sized_units(self, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
+        lengths = self.lengths.tolist()
+        for unit in self.units():
+            room, part = max_tokens - len(self.prompts[unit[0]]), list[int]()
+            for row in unit:
+                used = sum(lengths[r] for r in part)
+                if part and not self.paired and used + lengths[row] > room:
+                    yield len(self.prompts[unit[0]]) + used, part
+                    part = []
+                part = [*part, row]
+            yield len(self.prompts[unit[0]]) + sum(lengths[r] for r in part), part
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the learner's networks say of a batch; values[t] is V before token t, scores[i] the row's."""
+
+    logprobs: Float[Tensor, "B C"] | None = None
+    entropy: Float[Tensor, "B C"] | None = None
+    values: Float[Tensor, "B C"] | None = None
+    scores: Float[Tensor, " B"] | None = None
+
+    def require(self, name: str) -> Tensor:
+        """Return the named tensor, or raise when the algorithm did not declare that it needs it."""
+        value = getattr(self, name)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the outputs have no {name}; add it to the algorithm's needs")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One additive part of a loss: a SUM, and the unit whose global count divides it.
+
+    A term of weight 0 is a metric: it gets the same exact division and no gradient.
+    """
+
+    name: str
+    total: Float[Tensor, ""]
+    unit: Unit
+    weight: float = 1.0
+
+
+def _keep(batch: Batch, config: Any) -> Batch:
+    return batch
+
+
+def _same(config: Any, metrics: Mapping[str, float]) -> Any:
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A method as a record of pure functions; `config` is the class that holds and checks its options."""
+
+    source: str
+    config: type[Any]
+    loss: Callable[[Outputs, Batch, Any], Sequence[Term]]
+    credit: Callable[[Batch, Any], Batch] = _keep  # batch-wide: baselines, advantages, returns
+    adapt: Callable[[Any, Mapping[str, float]], Any] = _same  # the next step's config: adaptive KL

@@ -1,0 +1,1 @@
+"""One file each verifier: verify(completion, reference) -> Verdict."""
