@@ -166,6 +166,11 @@ class Batch:
         Groups and pairs stay together. A group larger than the budget is split by rows, which
         changes no gradient; a pair never is, and goes alone.
         """
+        for index in self.split_index(max_tokens):
+            yield self.rows(index)
+
+    def split_index(self, max_tokens: int) -> Iterator[Int[Tensor, " K"]]:
+        """Yield the row numbers of each micro-batch of `split`; together they are every row once."""
         bins: list[tuple[int, list[int]]] = []
         for cost, unit in sorted(self._sized_units(max_tokens), key=lambda x: -x[0]):
             slot = next((i for i, (used, _) in enumerate(bins) if used + cost <= max_tokens), None)
@@ -173,9 +178,8 @@ class Batch:
                 bins.append((cost, unit))
             else:
                 bins[slot] = (bins[slot][0] + cost, bins[slot][1] + unit)
-        for _, members in bins:
-            order = sorted(members)  # chosen rows come before rejected ones, in the same order
-            yield self.rows(torch.tensor(order))
+        for _, members in bins:  # chosen rows come before rejected ones, in the same order
+            yield torch.tensor(sorted(members))
 
     def _sized_units(self, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
         lengths = self.lengths.tolist()
