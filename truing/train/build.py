@@ -1,0 +1,244 @@
+"""From a checked stage to a StageRun: models, data, sampler, reference, learner."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from truing import plugins
+from truing.config import Data, Evaluation, Generator, Stage
+from truing.data.readers import read_rows
+from truing.data.records import Report, demonstrations, pairs, prompt_tokens, prompts
+from truing.errors import ConfigError, DataError, ModelError
+from truing.log import Progress, StageLog, Tracker
+from truing.model.adapters import add_lora
+from truing.model.forward import sequence_scores
+from truing.model.heads import ScalarModel, load_scalar
+from truing.model.load import Loaded, eos_token_ids, load_model
+from truing.model.reference import build_reference
+from truing.rewards import load_term
+from truing.rollout.sampler import Sampler, SamplingParams
+from truing.train.annotate import in_micro_batches
+from truing.train.collect import Collector, Offline, Online, Score
+from truing.train.evaluate import Evaluator
+from truing.train.learner import TorchLearner
+from truing.train.order import Order, seed_of
+from truing.train.stage import StageRun
+from truing.types import Outputs, Pair, Prompt, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The networks of a stage; `start` is the model they came from."""
+
+    start: Loaded
+    policy: nn.Module | None
+    critic: ScalarModel | None
+    scorer: ScalarModel | None
+
+
+def build(
+    stage: Stage, *, model: str, reward_model: str | None, reference: str | None, folder: Path,
+    log: StageLog, progress: Progress, tracker: Tracker,
+) -> StageRun:  # fmt: skip
+    """Return the stage, ready to train. Model names are resolved: no `stage:` is left in them."""
+    torch.manual_seed(stage.seed)
+    algorithm = plugins.load("algorithms", stage.algorithm).ALGORITHM
+    config = algorithm.config(**stage.options)
+    device, dtype = pick_device(stage.device), pick_dtype(stage.dtype, pick_device(stage.device))
+    needs = config.needs()
+    progress.phase("load")
+    networks = _networks(stage, load_model(model, device=device), needs)
+    rows, report = _rows(stage.data, config.data, networks.start)
+    log.event("data", f"{len(rows)} rows from {stage.data.train}", **report_facts(report))
+    order = Order([r.uid for r in rows], seed=stage.seed, shuffle=stage.data.shuffle)
+    sampler = _sampler(stage, networks, dtype)
+    num_steps = stage.steps or math.ceil((stage.epochs or 1) * len(rows) / stage.batch_size)
+    updates = num_steps * stage.learner.num_minibatches * stage.learner.num_epochs
+    score = _reward_score(reward_model, device, dtype, stage.learner.micro_batch_tokens)
+    collector = _collector(stage, config, networks.start, rows, order, sampler, score)
+    micro_batch_tokens = stage.learner.micro_batch_tokens
+    anchor = None
+    if "ref_logprobs" in needs:
+        kind = reference or _default_reference(stage, config.data)
+        log.event("reference", f"the reference policy is '{kind}'", kind=kind)
+        data = collector.all_rows() if isinstance(collector, Offline) else None
+        anchor = build_reference(
+            kind, networks.policy, start=networks.start, dtype=dtype, max_tokens=micro_batch_tokens, data=data
+        )
+    full, lora = config.learning_rate
+    learner = TorchLearner(
+        policy=networks.policy, critic=networks.critic, scorer=networks.scorer, config=stage.learner,
+        learning_rate=stage.learner.learning_rate or (lora if stage.learner.lora else full),
+        num_updates=updates, compute_dtype=dtype,
+        temperature=stage.sampler.temperature if stage.sampler else 1.0,
+    )  # fmt: skip
+    evaluator = _evaluator(stage.evaluation, networks.start, rows, log) if stage.evaluation else None
+    return StageRun(
+        stage=stage, algorithm=algorithm, config=config, learner=learner, collector=collector, reference=anchor,
+        sampler=sampler, evaluator=evaluator, log=log, progress=progress, tracker=tracker, folder=folder,
+        num_steps=num_steps, networks=networks,
+    )  # fmt: skip
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; "auto" is a GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the compute dtype; "auto" is bfloat16 where the hardware multiplies it."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def report_facts(report: Report) -> dict[str, Any]:
+    """Return the counts of a data report, for an event."""
+    return {k: getattr(report, k) for k in report.__dataclass_fields__}
+
+
+def stop_token_ids(tokenizer: Any, model: nn.Module, extra: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids that end a completion: every EOS of the model, and the extra stop tokens.
+
+    Raises:
+        ConfigError: an extra stop string is not one token.
+    """
+    ids = list(eos_token_ids(model, tokenizer))
+    for text in extra:
+        found = tokenizer.encode(text, add_special_tokens=False)
+        if len(found) != 1:
+            raise ConfigError(f"sampler.stop: '{text}' is {len(found)} tokens; a stop must be exactly one")
+        ids.append(found[0])
+    return tuple(dict.fromkeys(ids))
+
+
+def _networks(stage: Stage, start: Loaded, needs: frozenset[str]) -> Networks:
+    model = start.model
+    if "scores" in needs:
+        scorer = ScalarModel.from_causal(model)
+        if stage.learner.lora:
+            scorer.backbone = _with_lora(scorer.backbone, stage)
+        return Networks(start, None, None, scorer)
+    critic = ScalarModel.from_causal(copy.deepcopy(model)) if "values" in needs else None
+    if critic is not None and stage.learner.lora:
+        critic.backbone = _with_lora(critic.backbone, stage)
+    policy = _with_lora(model, stage) if stage.learner.lora else model
+    return Networks(start, policy, critic, None)
+
+
+def _with_lora(model: nn.Module, stage: Stage) -> nn.Module:
+    lora = stage.learner.lora
+    assert lora is not None
+    return add_lora(
+        model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules,
+        seed=stage.seed,
+    )  # fmt: skip
+
+
+def _rows(data: Data, kind: str, start: Loaded) -> tuple[list[Row] | list[Pair] | list[Prompt], Report]:
+    source = read_rows(data.train, limit=data.limit)
+    make: Any = {"demonstrations": demonstrations, "pairs": pairs, "prompts": prompts}[kind]
+    rows, report = make(source, start.tokenizer, data)
+    if not rows:
+        raise DataError(f"{data.train}: no row is left of {len(source)}: {report}")
+    return rows, report
+
+
+def _sampler(stage: Stage, networks: Networks, dtype: torch.dtype) -> Sampler | None:
+    if networks.policy is None or (stage.sampler is None and stage.evaluation is None):
+        return None
+    engine = plugins.load("rollout", stage.sampler.engine if stage.sampler else "hf")
+    made: Sampler = engine.SAMPLER(networks.policy, networks.start.tokenizer, dtype=dtype)
+    return made
+
+
+def _collector(
+    stage: Stage, config: Any, start: Loaded, rows: Any, order: Order, sampler: Sampler | None, score: Score | None
+) -> Collector:
+    if config.data != "prompts":
+        return Offline(rows, order, stage.batch_size)
+    if stage.sampler is None or sampler is None:
+        raise ConfigError(f"stage '{stage.name}': {stage.algorithm} samples, so it needs a [sampler] table")
+    s = stage.sampler
+    stops = stop_token_ids(start.tokenizer, start.model, s.stop)
+    return Online(
+        prompts=rows,
+        prompt_tokens=[prompt_tokens(start.tokenizer, p) for p in rows],
+        order=order,
+        sampler=sampler,
+        params=SamplingParams(max_tokens=s.max_tokens, temperature=s.temperature, stop_token_ids=stops),
+        terms=[load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()],
+        batch_size=stage.batch_size,
+        group_size=s.group_size,
+        seed=stage.seed,
+        score=score,
+        max_resamples=config.max_resamples if getattr(config, "dynamic_sampling", False) else 0,
+    )
+
+
+def _reward_score(name: str | None, device: torch.device, dtype: torch.dtype, max_tokens: int) -> Score | None:
+    if name is None:
+        return None
+    network = load_scalar(name, device=device).eval().requires_grad_(False)
+    network.backbone.to(dtype)
+
+    def score(batch: Any) -> torch.Tensor:
+        found = in_micro_batches(batch, max_tokens, lambda b: Outputs(scores=sequence_scores(network, b)))
+        return found.require("scores")
+
+    return score
+
+
+def _default_reference(stage: Stage, kind: str) -> str:
+    if stage.learner.lora:
+        return "base"
+    return "copy" if kind == "prompts" else "cache"
+
+
+def _evaluator(evaluation: Evaluation, start: Loaded, rows: Sequence[Any], log: StageLog) -> Evaluator:
+    data = Data(train=evaluation.data, limit=evaluation.limit, shuffle=False)
+    held_out, _ = prompts(read_rows(evaluation.data, limit=evaluation.limit), start.tokenizer, data)
+    tokens = [prompt_tokens(start.tokenizer, p) for p in held_out]
+    trained = {tuple(r.prompt_tokens) for r in rows if isinstance(r, Row)}
+    trained |= {tuple(r.chosen.prompt_tokens) for r in rows if isinstance(r, Pair)}
+    trained |= {prompt_tokens(start.tokenizer, r) for r in rows if isinstance(r, Prompt)}
+    shared = [i for i, t in enumerate(tokens) if t in trained]
+    if shared and not evaluation.allow_overlap:
+        raise DataError(
+            f"evaluation: {len(shared)} of {len(tokens)} prompts are also trained on, the first is row "
+            f"{shared[0] + 1}. Hold them out of the training data, or set evaluation.allow_overlap = true."
+        )
+    log.event("held_out", f"{len(tokens)} evaluation prompts, {len(shared)} of them trained on", shared=len(shared))
+    where = evaluation.data.generator if isinstance(evaluation.data, Generator) else evaluation.data
+    if not held_out:
+        raise DataError(f"evaluation: {where} has no rows")
+    return Evaluator(
+        prompts=held_out,
+        prompt_tokens=tokens,
+        term=load_term("verifier", evaluation.verifier, 1.0, evaluation.options),
+        params=SamplingParams(
+            max_tokens=evaluation.max_tokens,
+            temperature=evaluation.temperature,
+            stop_token_ids=stop_token_ids(start.tokenizer, start.model, ()),
+            seed=seed_of("evaluation"),
+        ),
+    )
+
+
+def check_policy(networks: Networks) -> nn.Module:
+    """Return the policy, or raise when the stage trained a reward model."""
+    if networks.policy is None:
+        raise ModelError("this stage trained a reward model: it scores completions and cannot write them")
+    return networks.policy

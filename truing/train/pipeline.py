@@ -1,0 +1,173 @@
+"""A recipe run from its first stage to its report, or continued where it stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truing.config import Recipe, Stage
+from truing.errors import ConfigError, TruingError
+from truing.train.policy import Policy
+from truing.log import Progress, RunLog, open_trackers, read_jsonl
+from truing.model.heads import save_scalar
+from truing.model.load import save_model
+from truing.recipe import load_recipe, resolved
+from truing.report import write_report
+from truing.train.build import build
+from truing.train.loop import train
+from truing.train.stage import StageRun
+
+logger = logging.getLogger("truing")
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run: its folder, its metrics as a table, and its last policy."""
+
+    folder: Path
+    metrics: list[dict[str, Any]]  # one row a step: stage, step and every metric
+    evaluations: list[dict[str, Any]]
+    policy: Policy | None  # None when the last stage trained a reward model
+
+
+def run(recipe: Recipe, *, folder: Path | None = None, argv: Sequence[str] | None = None, quiet: bool = False) -> RunResult:
+    """Train every stage of the recipe and write the report.
+
+    Args:
+        folder: the run folder; None makes `<output>/<name>-<number>`.
+        argv: the command to record; None records the interpreter's.
+        quiet: no progress on the terminal.
+    """
+    folder = folder or _new_folder(Path(recipe.output), recipe.name)
+    command = " ".join(argv if argv is not None else sys.argv)
+    log = RunLog.create(folder, name=recipe.name, recipe_toml=resolved(recipe), command=command)
+    return _execute(recipe, log, quiet)
+
+
+def resume(folder: Path, *, quiet: bool = False) -> RunResult:
+    """Continue a run at its newest sound checkpoint; finished stages are not run again.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    if not (folder / "recipe.toml").is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no recipe.toml. `truing runs` lists the runs.")
+    return _execute(load_recipe(folder / "recipe.toml"), RunLog.open(folder), quiet)
+
+
+def _execute(recipe: Recipe, log: RunLog, quiet: bool) -> RunResult:
+    progress = Progress(quiet=quiet)
+    with _locked(log.folder), progress:
+        status = "failed"
+        try:
+            for index, stage in enumerate(recipe.stages):
+                _run_stage(recipe, index, stage, log, progress)
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except TruingError as error:
+            log.event("error", str(error), type=type(error).__name__)
+            raise
+        finally:
+            log.finish(status)
+            write_report(log.folder)
+    return result(log.folder, recipe)
+
+
+def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: Progress) -> None:
+    folder = log.folder / stage.name
+    if log.stage_status(stage.name) == "finished":
+        return
+    tracker = open_trackers(stage.log.trackers, f"{recipe.name}-{stage.name}", stage.model_dump(mode="json"))
+    stage_log = log.stage(stage.name, stage.algorithm, stage.steps or 0)
+    try:
+        made = build(
+            stage, model=_locate(stage.model, log.folder), reward_model=_maybe(stage.reward_model, log.folder),
+            reference=_maybe(stage.reference, log.folder), folder=folder, log=stage_log, progress=progress,
+            tracker=tracker,
+        )  # fmt: skip
+        stage_log.planned(made.num_steps)
+        progress.stage(stage.name, stage.algorithm, made.num_steps)
+        if not made.restore() and _wants_before(recipe, index, stage_log):
+            made.evaluate("before", 0)
+        train(made)
+        if not _evaluated(stage_log, "after"):
+            made.evaluate("after", made.num_steps)
+        _save(made, folder / "model")
+        stage_log.finish("finished")
+    finally:
+        tracker.close()
+    del made
+    gc.collect()
+
+
+def _save(made: StageRun, folder: Path) -> None:
+    start = made.networks.start
+    if made.networks.policy is not None:
+        save_model(made.networks.policy, start.tokenizer, folder)
+    elif made.networks.scorer is not None:
+        save_scalar(made.networks.scorer, start, folder)
+
+
+def _wants_before(recipe: Recipe, index: int, log: Any) -> bool:
+    """Return whether the start must be measured: not where the stage before measured the same policy."""
+    stage = recipe.stages[index]
+    if stage.evaluation is None or not stage.evaluation.before or _evaluated(log, "before"):
+        return False
+    feeder = next((s for s in recipe.stages if stage.model == f"stage:{s.name}"), None)
+    return feeder is None or feeder.evaluation != stage.evaluation
+
+
+def _evaluated(log: Any, when: str) -> bool:
+    return any(e["when"] == when for e in read_jsonl(log.folder / "evaluations.jsonl"))
+
+
+def _locate(name: str, run: Path) -> str:
+    return str(run / name.removeprefix("stage:") / "model") if name.startswith("stage:") else name
+
+
+def _maybe(name: str | None, run: Path) -> str | None:
+    return None if name is None else _locate(name, run)
+
+
+def result(folder: Path, recipe: Recipe) -> RunResult:
+    """Return the records of a finished run and its last policy."""
+    metrics, evaluations = [], []
+    for stage in recipe.stages:
+        metrics += [{"stage": stage.name, **m} for m in read_jsonl(folder / stage.name / "metrics.jsonl")]
+        evaluations += [{"stage": stage.name, **e} for e in read_jsonl(folder / stage.name / "evaluations.jsonl")]
+    last = folder / recipe.stages[-1].name / "model"
+    is_scorer = (last / "scalar_head.safetensors").exists()
+    return RunResult(folder, metrics, evaluations, None if is_scorer else Policy(str(last)))
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    for number in range(1, 100_000):
+        folder = parent / f"{name}-{number:03d}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ConfigError(f"{parent} holds 100,000 runs named {name}: remove some, or choose another name")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder: two processes in one would spoil each other's checkpoints."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder} is in use by another process") from error
+        file.write(f"{time.time()}\n")
+        yield
