@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 DataKind = Literal["demonstrations", "pairs", "prompts"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of runs and stages: they are folders, so no "..", no "/"
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is an error."""
+    """Frozen; an unknown key is an error, and so is a value of another type ("3" is no number)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Options(Strict):
@@ -39,10 +40,22 @@ class Generator(Strict):
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
 
 
+def _kind_of_source(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<path>"
+    return "<table>" if isinstance(value, dict | Generator) else None
+
+
+Source = Annotated[
+    Annotated[str, Tag("<path>")] | Annotated[Generator, Tag("<table>")],
+    Discriminator(_kind_of_source, custom_error_type="source", custom_error_message="not a path or a table"),
+]
+
+
 class Data(Strict):
     """Where rows come from and how long they may be."""
 
-    train: str | Generator = Field(description="path of a .jsonl/.json/.parquet file, or a generator")
+    train: Source = Field(description="path of a .jsonl/.json/.parquet file, or a generator")
     limit: int | None = Field(None, gt=0, description="use only the first rows")
     max_prompt_tokens: int = Field(1024, gt=0)
     max_completion_tokens: int = Field(1024, gt=0, description="of demonstrations and pairs")
@@ -56,18 +69,25 @@ class Lora(Strict):
     """A low-rank adapter on the linear layers (peft)."""
 
     rank: int = Field(16, gt=0)
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(32.0, gt=0, allow_inf_nan=False)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | list[str] = Field("all-linear", description="peft's target_modules")
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LearnerConfig(Strict):
     """How weights are updated."""
 
-    learning_rate: float | None = Field(None, gt=0, description="the algorithm's own start when left out")
-    critic_learning_rate: float = Field(5e-6, gt=0, description="of the value network, when there is one")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    learning_rate: float | None = Field(
+        None, gt=0, lt=1, description="the algorithm's own start when left out"
+    )
+    critic_learning_rate: float = Field(
+        5e-6, gt=0, lt=1, description="of the value network, when there is one"
+    )
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False, description="of Adam")
     max_grad_norm: float = Field(1.0, gt=0, description="global norm; use inf for none")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps")
@@ -85,7 +105,7 @@ class SamplerConfig(Strict):
     engine: str = Field("hf", description="module of truing/rollout/")
     group_size: int = Field(8, gt=0, description="completions of each prompt")
     max_tokens: int = Field(256, gt=0, description="completion tokens")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     stop: list[str] = Field(default_factory=list, description="extra stop tokens; EOS always stops")
     mismatch_threshold: float = Field(
         0.2, gt=0, description="stop when mean |sampler_logprobs - logprobs| exceeds it [nats]"
@@ -96,21 +116,22 @@ class Reward(Strict):
     """One term of the reward: a verifier, its weight and its options."""
 
     verifier: str = Field(description="name in truing/verifiers/, dotted path or .py path")
-    weight: float = 1.0
+    weight: float = Field(1.0, allow_inf_nan=False)
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Evaluation(Strict):
     """Held-out prompts, sampled and verified before, during and after training."""
 
-    data: str | Generator
-    verifier: str
+    data: Source = Field(description="path of a file with prompts, or a generator")
+    verifier: str = Field(description="name in truing/verifiers/, dotted path or .py path")
     options: dict[str, Any] = Field(default_factory=dict, description="of the verifier")
     limit: int | None = Field(None, gt=0)
     max_tokens: int = Field(256, gt=0)
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is greedy")
     before: bool = True
     every: int | None = Field(None, gt=0, description="steps; None: only at the end")
+    allow_overlap: bool = Field(False, description="permit prompts that are also trained on")
 
 
 class CheckpointConfig(Strict):
@@ -131,7 +152,7 @@ class Log(Strict):
 class Stage(Strict):
     """One training stage."""
 
-    name: str = Field("train", pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field("train", pattern=NAME)
     algorithm: str = Field(description="name in truing/algorithms/, dotted path or .py path")
     options: dict[str, Any] = Field(default_factory=dict, description="the algorithm's own")
     model: str = Field(description="folder, hub id, built-in alias, or stage:NAME")
@@ -141,11 +162,19 @@ class Stage(Strict):
         description="'copy' (frozen start weights), 'base' (LoRA off), 'cache' (start log-probs on disk), "
         "or a model by name; None picks base with LoRA, cache offline, copy online",
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of compute; masters are float32")
-    device: str = Field("auto", description="'cpu', 'cuda', 'cuda:1'; auto takes a GPU where there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of compute; masters are float32"
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="'cpu', 'cuda', 'cuda:1' or 'mps'; 'auto' takes a GPU where there is one",
+    )
     seed: int = 0
     steps: int | None = Field(None, gt=0, description="collect-and-update steps")
-    epochs: float | None = Field(None, gt=0, description="passes over the data instead of steps")
+    epochs: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="passes over the data instead of steps"
+    )
     batch_size: int = Field(32, gt=0, description="rows, pairs or prompts of one step")
     data: Data
     learner: LearnerConfig = LearnerConfig()
@@ -159,6 +188,6 @@ class Stage(Strict):
 class Recipe(Strict):
     """A run: one stage, or several whose outputs feed later ones (`model = "stage:sft"`)."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=NAME)
     output: str = Field("runs", description="folder that holds run folders")
     stages: list[Stage] = Field(min_length=1)

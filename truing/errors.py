@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class TruingError(Exception):
     """Any error that Truing raises on purpose: it says what, where, and what would be right."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a recipe.
+
+    Args:
+        where: file and line, the number of an override, or the call.
+        key: dotted, as an override would name it; "" when it is about no key.
+        what: what is wrong.
+        right: what would be right.
+    """
+
+    where: str
+    key: str
+    what: str
+    right: str
+
+    def __str__(self) -> str:
+        key = f"{self.key}: " if self.key else ""
+        return f"{self.where}: {key}{self.what}\n    {self.right}"
+
+
 class ConfigError(TruingError, ValueError):
-    """A recipe, an option or an argument is wrong; raised before anything heavy is loaded."""
+    """A recipe, an option or an argument is wrong; raised before anything heavy is loaded.
+
+    `problems` lists everything that is wrong with a recipe, when it is about one.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class DataError(TruingError, ValueError):

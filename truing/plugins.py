@@ -46,7 +46,7 @@ def find(folder: str, name: str) -> tuple[str, Path]:
         )
     try:
         spec = importlib.util.find_spec(dotted)
-    except ModuleNotFoundError as error:
+    except (ImportError, ValueError) as error:
         raise PluginError(f"{folder}: cannot import '{name}': {error}") from error
     if spec is None or spec.origin is None:
         raise PluginError(f"{folder}: cannot import '{name}': no such module")
@@ -78,17 +78,21 @@ def config_class(folder: str, name: str) -> type[Any]:
     module_name, path = find(folder, name)
     if module_name in sys.modules:
         return _config_of(sys.modules[module_name], folder, name)
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise PluginError(f"{folder}: cannot read '{name}' ({path}): {error}") from error
     light = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) and _is_light(n)]
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config"]
-    namespace: dict[str, Any] = {"__name__": module_name}
+    stand_in = ModuleType(f"truing_config.{module_name}")
+    sys.modules[stand_in.__name__] = stand_in  # where pydantic looks up the names in annotations
     try:
-        exec(compile(ast.Module([*light, *classes], []), str(path), "exec"), namespace)
+        exec(compile(ast.Module([*light, *classes], []), str(path), "exec"), vars(stand_in))
     except NameError:
         return _config_of(load(folder, name), folder, name)
-    if "Config" not in namespace:
+    found = getattr(stand_in, "Config", None)
+    if not isinstance(found, type) or not getattr(found, "__pydantic_complete__", True):
         return _config_of(load(folder, name), folder, name)
-    found: type[Any] = namespace["Config"]
     return found
 
 
