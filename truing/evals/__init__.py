@@ -1,0 +1,1 @@
+"""Benchmarks, one a file, and the statistics that they share."""
