@@ -168,7 +168,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "truing"}]
     text = tokenizer.apply_chat_template(turns, tokenize=False)
     tail = tokenizer.encode(text.rpartition("truing")[2], add_special_tokens=False)
-    return next((i for i in tail if i in tokenizer.added_tokens_decoder), None)
+    return next((i for i in tail if i in tokenizer.all_special_ids or _is_special(tokenizer, i)), None)
+
+
+def _is_special(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
+    added = tokenizer.added_tokens_decoder.get(token_id)
+    return added is not None and added.special
 
 
 def _with_adapter(path: Path, name: str, dtype: torch.dtype, device: str | torch.device) -> Loaded:
