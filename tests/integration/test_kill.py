@@ -158,10 +158,9 @@ def test_peer_21_sigkill_at_random_instants_never_loses_a_saved_step(tmp_path):
     draw, expected, at, unfinished, start = random.Random(seed), Expected(), 0, 0, time.monotonic()
     with serving(tmp_path) as server:
         for _ in range(LIVES):
-            saves = server.life(delay_s=draw.uniform(0.0, 0.25))
+            server.life(delay_s=draw.uniform(0.0, 0.25))
             at = check_after_death(tmp_path, server, expected, at)
             unfinished += any(tmp_path.glob(".partial_*"))
-            assert saves >= 0
     assert at >= 5, f"only {at} steps in {time.monotonic() - start:.0f} s: the kills hit nothing, seed {seed}"
     assert unfinished >= 1, f"no kill fell into a save, seed {seed}"
 

@@ -8,9 +8,7 @@ from typing import Literal
 Schedule = Literal["cosine", "linear", "constant"]
 
 
-def lr_factor(
-    update: int, num_updates: int, *, schedule: Schedule, warmup: float, min_ratio: float
-) -> float:
+def lr_factor(update: int, num_updates: int, *, schedule: Schedule, warmup: float, min_ratio: float) -> float:
     """Return learning rate / peak learning rate of an update, in (0, 1] unless the run is over.
 
     With W = ceil(warmup * num_updates) the factor climbs as (update + 1) / (W + 1), so the first
