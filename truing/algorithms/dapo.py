@@ -1,0 +1,101 @@
+"""Decoupled clip and dynamic sampling policy optimization (DAPO): GRPO with four changes and no KL.
+
+Yu et al. 2025, arXiv:2503.14476:
+1. clip-higher (eq. 10): the ratio may grow to 1 + 0.28 and shrink to 1 - 0.2;
+2. dynamic sampling (eq. 11): prompts whose rewards are all equal are drawn anew. This happens where
+   rollouts are collected: `collect` reads dynamic_sampling and max_resamples from the Config, and it
+   looks at rewards before the overlong penalty, as the paper's condition is on correctness;
+3. token-level loss (eq. 12): every token weighs the same, also in long completions;
+4. soft overlong punishment (eq. 13): up to -1 is added to the reward of a completion near the limit.
+
+Differs from the paper: a token is weighted by min(exp(old_logprobs - sampler_logprobs), mismatch_cap)
+where the sampler reports log-probs (Yao et al. 2025). Eq. 12 takes the token mean in each group; as in
+the authors' code, it is over the tokens of the whole update. max_tokens must be the sampler's limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from truing.algorithms._policy import policy_terms, scored_only
+from truing.config import DataKind, Options
+from truing.math.advantages import group_advantages, soft_overlong_penalty
+from truing.math.reduce import masked, token_mean
+from truing.types import Algorithm, Batch, Outputs, Term
+
+
+class Config(Options):
+    """Options of DAPO."""
+
+    data: ClassVar[DataKind] = "prompts"
+    learning_rate: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
+
+    clip_low: float = Field(0.2, gt=0, lt=1, description="the ratio counts down to 1 - clip_low")
+    clip_high: float = Field(
+        0.28, gt=0, allow_inf_nan=False, description="the ratio counts up to 1 + clip_high"
+    )
+    overlong_shaping: bool = Field(True, description="add the soft overlong punishment to rewards")
+    max_tokens: int = Field(
+        20480, gt=0, description="completion tokens that cost the whole penalty; the sampler's"
+    )
+    overlong_cache: int = Field(
+        4096, gt=0, description="tokens below max_tokens over which the penalty grows"
+    )
+    dynamic_sampling: bool = Field(
+        True,
+        description="draw prompts anew until batch_size of them have unequal rewards",
+        json_schema_extra={"read_by": "collect"},
+    )
+    max_resamples: int = Field(
+        10, gt=0, description="times to draw anew before going on", json_schema_extra={"read_by": "collect"}
+    )
+    mismatch_cap: float | None = Field(
+        2.0, ge=1, description="cap of the weight that corrects sampler log-probs; None: no correction"
+    )
+
+    @model_validator(mode="after")
+    def _overlong_has_use(self) -> Self:
+        if not self.overlong_shaping and (self.max_tokens, self.overlong_cache) != (20480, 4096):
+            raise ValueError(
+                "max_tokens and overlong_cache do nothing without overlong_shaping: leave them out"
+            )
+        if self.overlong_cache > self.max_tokens:
+            raise ValueError(f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}")
+        return self
+
+    @model_validator(mode="after")
+    def _max_resamples_has_use(self) -> Self:
+        if not self.dynamic_sampling and self.max_resamples != 10:
+            raise ValueError("max_resamples does nothing without dynamic_sampling: leave it out")
+        return self
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({"logprobs", "entropy"})
+
+
+def _credit(batch: Batch, config: Config) -> Batch:
+    batch = scored_only(batch)
+    rewards = batch.require("rewards")
+    if config.overlong_shaping:
+        rewards = rewards + soft_overlong_penalty(
+            batch.lengths, max_tokens=config.max_tokens, cache=config.overlong_cache
+        )
+    advantages = group_advantages(rewards, batch.groups)
+    return replace(batch, advantages=masked(advantages[:, None].expand(batch.mask.shape), batch.mask))
+
+
+def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
+    return policy_terms(
+        outputs,
+        batch,
+        reduction=token_mean,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        mismatch_cap=config.mismatch_cap,
+    )
+
+
+ALGORITHM = Algorithm(source="arXiv:2503.14476 eq. 8-13", config=Config, loss=_loss, credit=_credit)
