@@ -1,0 +1,183 @@
+"""Which keys of a stage do not go together, and which a method would ignore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truing.config import DataKind, Stage
+from truing.recipe.draft import at
+from truing.recipe.positions import KeyPath
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a recipe must know of a configured algorithm.
+
+    Args:
+        algorithm: as the recipe names it.
+        needs: None while its options are not valid.
+    """
+
+    algorithm: str
+    data: DataKind
+    needs: frozenset[str] | None
+    min_group_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name in messages."""
+        return Path(self.algorithm).stem if self.algorithm.endswith(".py") else self.algorithm
+
+    @property
+    def online(self) -> bool:
+        """Whether it learns from completions that it samples itself."""
+        return self.data == "prompts"
+
+    def lacks(self, need: str) -> bool:
+        """Return whether it certainly does not use this; False while its options are not valid."""
+        return self.needs is not None and need not in self.needs
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A key, what is wrong with it, and what would be right."""
+
+    path: KeyPath
+    what: str
+    right: str
+
+
+def unused(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
+    """Yield the keys that are set and that this method would ignore: an error, never a no-op."""
+    for path, applies, what, right in _conditional_keys(values, method):
+        if not applies and at(values, path) is not None:
+            yield Complaint(path, what, right)
+
+
+def _conditional_keys(values: Mapping[str, Any], method: Method) -> list[tuple[KeyPath, bool, str, str]]:
+    offline = f"{method.name} learns from {method.data} and samples nothing"
+    remove = "remove it, or choose an online method such as grpo"
+    no_reference = f"{method.name} with these options uses no reference policy"
+    no_critic = f"{method.name} trains no value network"
+    flat = at(values, ("learner", "schedule")) != "constant"
+    longer = ("data", "max_completion_tokens")
+    return [
+        (("sampler",), method.online, offline, remove),
+        (("rewards",), method.online, offline, remove),
+        (("reward_model",), method.online, offline, remove),
+        (("epochs",), not method.online, f"{method.name} samples, so it counts steps", "set steps instead"),
+        (longer, not method.online, f"{method.name} has no completions to read", "set sampler.max_tokens"),
+        (("reference",), not method.lacks("ref_logprobs"), no_reference, "remove it"),
+        (("learner", "critic_learning_rate"), not method.lacks("values"), no_critic, "remove it"),
+        (("learner", "min_lr_ratio"), flat, "a constant schedule has no end value", "remove it"),
+        (("evaluation",), method.lacks("scores") or method.needs is None, "a reward model writes nothing "
+         "that could be sampled and verified", "remove it; the training metrics show its accuracy"),
+    ]  # fmt: skip
+
+
+def contradictions(values: Mapping[str, Any], stage: Stage | None, method: Method) -> Iterator[Complaint]:
+    """Yield what is missing or impossible; `stage` is None where the keys alone are not valid yet."""
+    yield from _length(values, method)
+    if method.online:
+        yield from _online(values, method)
+    yield from _reference(values, method)
+    if stage is not None:
+        yield from _sizes(stage, method)
+
+
+def _length(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
+    given = [k for k in ("steps", "epochs") if k in values]
+    if len(given) == 2 and not method.online:
+        yield Complaint(("epochs",), "steps and epochs are both set", "keep one of them")
+    if not given:
+        right = "set steps" if method.online else "set steps, or epochs (passes over the data)"
+        yield Complaint((), "how long to train is not said", right)
+
+
+def _online(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
+    if "sampler" not in values:
+        right = "add a [sampler] table, for example sampler = { group_size = 8, max_tokens = 256 }"
+        yield Complaint(("sampler",), f"{method.name} samples completions, and there is no [sampler]", right)
+    if not values.get("rewards") and "reward_model" not in values:
+        right = 'add one, for example rewards.answer.verifier = "math_answer", or set reward_model'
+        yield Complaint(("rewards",), f"{method.name} maximises a reward, and there is none", right)
+    if "reward_model" in values and at(values, ("rewards", "reward_model")) is not None:
+        right = "give the verifier's term another name"
+        yield Complaint(("rewards", "reward_model"), "reward_model adds a term of this very name", right)
+
+
+def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
+    kind = values.get("reference")
+    if kind == "base" and at(values, ("learner", "lora")) is None:
+        right = "add a [learner.lora] table, or use reference = 'copy'"
+        yield Complaint(("reference",), "'base' is the model with its LoRA off, and there is no LoRA", right)
+    if kind == "cache" and method.online:
+        what = "'cache' keeps the log-probs of fixed rows, and every rollout is new"
+        yield Complaint(("reference",), what, "use 'copy', or 'base' with LoRA")
+
+
+def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:
+    group_size = stage.sampler.group_size if stage.sampler is not None and method.online else 1
+    minimum = method.min_group_size
+    if stage.sampler is not None and minimum is not None and group_size < minimum:
+        what = f"{group_size} is too few: {method.name} compares the completions of a prompt with each other"
+        yield Complaint(("sampler", "group_size"), what, f"at least {minimum}; 8 is a common start")
+    rows = stage.batch_size * group_size
+    if stage.learner.num_minibatches > rows:
+        what = f"{stage.learner.num_minibatches} minibatches of a batch of {rows} rows would be empty"
+        yield Complaint(("learner", "num_minibatches"), what, f"at most {rows}, or a larger batch_size")
+    if stage.reward_model is None and stage.rewards and all(r.weight == 0 for r in stage.rewards.values()):
+        yield Complaint(("rewards",), "every weight is 0, so there is nothing to learn", "give one a weight")
+
+
+def link_problems(names: list[str], stages: list[Mapping[str, Any]], methods: list[Method | None]) -> list[
+    tuple[int, Complaint]
+]:  # fmt: skip
+    """Return (stage number, complaint) of names used twice and of `stage:NAME` that leads nowhere."""
+    found = list[tuple[int, Complaint]]()
+    for i, (name, values) in enumerate(zip(names, stages, strict=True)):
+        if name in names[:i]:
+            found.append(
+                (i, Complaint(("name",), f"an earlier stage is called '{name}' too", "choose another"))
+            )
+        if i > 0 and "model" not in values:
+            right = f'set model = "stage:{names[i - 1]}" to continue from the stage before'
+            found.append((i, Complaint(("model",), "this stage names no model to start from", right)))
+        for key in ("model", "reward_model", "reference"):
+            target = values.get(key)
+            if isinstance(target, str) and target.startswith("stage:"):
+                complaint = _bad_link(key, target[len("stage:") :], i, names, methods)
+                found += [(i, complaint)] if complaint is not None else []
+    return found
+
+
+def _bad_link(
+    key: str, target: str, index: int, names: list[str], methods: list[Method | None]
+) -> Complaint | None:
+    earlier = names[:index]
+    if target not in earlier:
+        why = (
+            "is this stage itself"
+            if target == names[index]
+            else "comes later"
+            if target in names
+            else "is unknown"
+        )
+        right = f"an earlier stage: {', '.join(f'stage:{n}' for n in earlier)}" if earlier else (
+            "this is the first stage: name a folder, a hub id or a built-in model"
+        )  # fmt: skip
+        return Complaint((key,), f"stage '{target}' {why}", right)
+    method = methods[earlier.index(target)]
+    if method is None or method.needs is None:
+        return None
+    is_scorer = "scores" in method.needs
+    if is_scorer and key != "reward_model":
+        what = f"stage '{target}' trains a reward model ({method.name}), which writes no text"
+        return Complaint((key,), what, "name a stage that trains a policy")
+    if not is_scorer and key == "reward_model":
+        what = f"stage '{target}' trains a policy ({method.name}), which gives no scores"
+        return Complaint((key,), what, "name a stage whose algorithm is reward_model")
+    return None

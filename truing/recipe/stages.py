@@ -1,0 +1,142 @@
+"""Drafts become stages, or a list of everything that is wrong with them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from truing import plugins
+from truing.config import Stage
+from truing.errors import PluginError, Problem
+from truing.recipe.checks import Complaint, Method, contradictions, link_problems, unused
+from truing.recipe.draft import Document, Draft, at, table_part
+from truing.recipe.paths import resolve_paths
+from truing.recipe.positions import KeyPath
+from truing.recipe.validation import located_problems
+
+
+def check_stages(
+    document: Document, parts: list[Draft], folder: Path | None
+) -> tuple[list[Stage], list[Problem]]:
+    """Return the stages of the drafts, and everything that is wrong (then some stages are missing)."""
+    problems, missing = list[Problem](), [list(resolve_paths(draft, folder)) for draft in parts]
+    methods = list[Method | None]()
+    for draft in parts:
+        method, found = _method(draft)
+        methods.append(method)
+        problems += found
+    problems += _drop_defaults(document, parts, methods)
+    stages = list[Stage]()
+    for draft, method, absent in zip(parts, methods, missing, strict=True):
+        stage, found = _stage(draft, method)
+        problems += found + _said(draft, absent) + _plugins(draft)
+        stages += [stage] if stage is not None else []
+    names = [str(d.values.get("name", "train")) for d in parts]
+    links = link_problems(names, [d.values for d in parts], methods)
+    linked = [p for index, complaint in links for p in _said(parts[index], [complaint])]
+    said = {p.key for p in linked}
+    return stages, [p for p in problems if not (p.what == "is missing" and p.key in said)] + linked
+
+
+def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
+    """Return what the recipe must know of the draft's algorithm, and what is wrong with its options."""
+    name, options = draft.values.get("algorithm"), draft.values.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, dict):
+        return None, []  # the schema says what is wrong
+    try:
+        config = plugins.config_class("algorithms", name)
+    except PluginError as error:
+        return None, _said(draft, [_plugin_complaint(("algorithm",), error)])
+    if not hasattr(config, "model_fields") or getattr(config, "data", None) is None:
+        right = "derive it from truing.config.Options, and set data and learning_rate"
+        return None, _said(draft, [Complaint(("algorithm",), f"the Config of {name} is no Options", right)])
+    found = located_problems(config, options, draft, ("options",), config.model_fields)
+    needs = None if found else config(**options).needs()
+    method = Method(name, config.data, needs, getattr(config, "min_group_size", None))
+    return method, [problem for problem, _ in found]
+
+
+def _drop_defaults(document: Document, parts: list[Draft], methods: list[Method | None]) -> list[Problem]:
+    """Remove from each stage the recipe's defaults that its method has no use for.
+
+    A default that no stage at all uses is a problem, like any other key that would be ignored.
+    """
+    idle = dict[KeyPath, list[tuple[Draft, Complaint]]]()
+    for draft, method in zip(parts, methods, strict=True):
+        for complaint in unused(draft.values, method) if method is not None else ():
+            if complaint.path in draft.defaults:
+                idle.setdefault(complaint.path, []).append((draft, complaint))
+                del at(draft.values, complaint.path[:-1])[complaint.path[-1]]
+    found = list[Problem]()
+    for path, dropped in idle.items():
+        if not any(at(draft.values, path) is not None for draft in parts):
+            found += _said(dropped[0][0], [dropped[0][1]])
+    return found
+
+
+def _stage(draft: Draft, method: Method | None) -> tuple[Stage | None, list[Problem]]:
+    options = plugins.config_class("algorithms", method.algorithm).model_fields if method is not None else ()
+    located = located_problems(Stage, draft.values, draft, (), options)
+    problems, wrong = [p for p, _ in located], {path for _, path in located}
+    stage = Stage.model_validate(draft.values) if not wrong else _sound_part(draft, wrong)
+    if method is not None:
+        complaints = [*unused(draft.values, method), *contradictions(draft.values, stage, method)]
+        problems += _said(draft, [c for c in complaints if not c.path or c.path not in wrong])
+    return stage if not wrong else None, problems
+
+
+def _sound_part(draft: Draft, wrong: Iterable[KeyPath]) -> Stage | None:
+    """Return the stage without its wrong keys, for the checks that remain; None where that is none."""
+    values = copy.deepcopy(draft.values)
+    for path in map(table_part, wrong):
+        table = at(values, path[:-1])
+        if isinstance(table, dict):
+            table.pop(path[-1], None)
+    if located_problems(Stage, values, draft, (), ()):
+        return None
+    return Stage.model_validate(values)
+
+
+def _plugins(draft: Draft) -> list[Problem]:
+    """Return what is wrong with the names of verifiers, generators and engines, and with their options."""
+    found, rewards = list[Problem](), draft.values.get("rewards")
+    tables: list[KeyPath] = [("rewards", name) for name in rewards] if isinstance(rewards, dict) else []
+    for table in [*tables, ("evaluation",)]:
+        name, options = at(draft.values, (*table, "verifier")), at(draft.values, (*table, "options"))
+        if isinstance(name, str):
+            found += _verifier(draft, table, name, {} if options is None else options)
+    for folder, path in (
+        ("data", ("data", "train", "generator")),
+        ("data", ("evaluation", "data", "generator")),
+        ("rollout", ("sampler", "engine")),
+    ):
+        name = at(draft.values, path)
+        if isinstance(name, str):
+            try:
+                plugins.find(folder, name)
+            except PluginError as error:
+                found += _said(draft, [_plugin_complaint(path, error)])
+    return found
+
+
+def _verifier(draft: Draft, table: KeyPath, name: str, options: Any) -> list[Problem]:
+    try:
+        config = plugins.config_class("verifiers", name)
+    except PluginError as error:
+        return _said(draft, [_plugin_complaint((*table, "verifier"), error)])
+    if not isinstance(options, dict) or not hasattr(config, "model_fields"):
+        return []
+    return [p for p, _ in located_problems(config, options, draft, (*table, "options"), ())]
+
+
+def _plugin_complaint(path: KeyPath, error: PluginError) -> Complaint:
+    what, _, right = str(error).partition(". ")
+    return Complaint(
+        path, what, right or "a name, a dotted path (my_package.my_module) or a path to a .py file"
+    )
+
+
+def _said(draft: Draft, complaints: Iterable[Complaint]) -> list[Problem]:
+    return [Problem(draft.where(c.path), draft.key(c.path).rstrip("."), c.what, c.right) for c in complaints]

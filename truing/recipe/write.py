@@ -1,0 +1,31 @@
+"""A checked recipe as TOML, every default spelt out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from truing import plugins
+from truing.config import Recipe, Stage
+from truing.recipe.checks import Method, unused
+from truing.recipe.draft import at
+
+
+def resolved(recipe: Recipe) -> str:
+    """Return the recipe as TOML with every key that applies; loading it gives an equal recipe."""
+    head = {"name": recipe.name, "output": recipe.output}
+    stages = [_stage(stage) for stage in recipe.stages]
+    if len(stages) == 1 and stages[0]["name"] == "train":
+        del stages[0]["name"]
+        return tomli_w.dumps(head | stages[0])
+    return tomli_w.dumps({**head, "stage": stages})
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    values = stage.model_dump(exclude_none=True)
+    config = plugins.config_class("algorithms", stage.algorithm)
+    method = Method(stage.algorithm, config.data, config(**stage.options).needs())
+    for complaint in list(unused(values, method)):
+        del at(values, complaint.path[:-1])[complaint.path[-1]]
+    return values
