@@ -164,7 +164,7 @@ def _corrected_phi(both: int, lost: int, gained: int, neither: int) -> float:
     margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
     if margins == 0:
         return 0.0
-    cross = both * neither - lost * gained
+    cross: float = both * neither - lost * gained
     if cross > 0:
         cross = max(cross - (both + lost + gained + neither) / 2, 0)
     return cross / math.sqrt(margins)
@@ -173,7 +173,7 @@ def _corrected_phi(both: int, lost: int, gained: int, neither: int) -> float:
 def _mcnemar(gained: int, lost: int) -> float:
     changed, fewer = gained + lost, min(gained, lost)
     tail = sum(math.comb(changed, i) for i in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, 2 * tail / (1 << changed))
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
