@@ -54,7 +54,7 @@ def add_lora(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), quiet():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)  # type: ignore[arg-type,return-value]
+            return get_peft_model(model, config)
         except ValueError as error:
             raise ConfigError(
                 f"lora.target_modules = {target_modules!r}: {error}{_linear_names(model)}"
@@ -92,7 +92,7 @@ def merged(model: nn.Module) -> nn.Module:
     dtypes = {_plain(name): p.dtype for name, p in base.named_parameters() if ".lora_" not in name}
     for parameter in base.parameters():
         parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
-    plain: nn.Module = base.merge_and_unload()  # type: ignore[operator]
+    plain: nn.Module = base.merge_and_unload()
     for name, parameter in plain.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])
     return plain

@@ -57,8 +57,9 @@ def cached_logprobs(
             if key not in found:
                 uid = batch.uids[i] if batch.uids else f"row {i}"
                 raise DataError(
-                    f"no cached reference log-probs for '{uid}': its tokens or mask are not those of the data "
-                    "the cache was made from. Rows must not change after the start; or use reference = 'copy'."
+                    f"no cached reference log-probs for '{uid}': its tokens or mask are not those of the "
+                    "data the cache was made from. Rows must not change after the start; or use "
+                    "reference = 'copy'."
                 )
             out[i, : len(found[key])] = found[key]
         return out

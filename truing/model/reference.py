@@ -82,10 +82,7 @@ def build_reference(
         reference = _cache(policy, data, dtype, max_tokens, temperature, cache_folder)
         _probe(reference, policy, _probe_batch(policy, data), max_tokens, temperature)
         return reference
-    if kind == "copy":
-        frozen = frozen_copy(policy, dtype)
-    else:
-        frozen = _named(kind, policy, start, dtype)
+    frozen = frozen_copy(policy, dtype) if kind == "copy" else _named(kind, policy, start, dtype)
     return Reference(kind, kind == "copy", dtype, _forward(frozen, max_tokens, temperature))
 
 
@@ -104,9 +101,9 @@ def check_start(reference: Reference, batch: Batch, logprobs: Float[Tensor, "B C
     mean = float(gap.mean()) if gap.numel() else 0.0
     if reference.equals_start and not mean <= _TOLERANCE[reference.dtype]:  # also when it is NaN
         raise ModelError(
-            f"the reference '{reference.kind}' is not the policy that training starts from: log-probs differ by "
-            f"{mean:.3g} nats a token on average (allowed {_TOLERANCE[reference.dtype]}). With 'base' the policy "
-            "carries a trained adapter: merge it first (truing.model.adapters.merged), or use 'copy'. "
+            f"the reference '{reference.kind}' is not the policy that training starts from: log-probs differ "
+            f"by {mean:.3g} nats a token on average (allowed {_TOLERANCE[reference.dtype]}). With 'base' the "
+            "policy carries a trained adapter: merge it first (truing.model.adapters.merged), or use 'copy'. "
             "Build the reference before a checkpoint is loaded."
         )
     return mean
@@ -171,7 +168,8 @@ def _named(name: str, policy: nn.Module, start: Loaded, dtype: torch.dtype) -> n
             f"the reference '{name}' has another vocabulary than '{start.name}' (first differences: {odd}); "
             "log-probs of different tokens cannot be compared. Choose a reference of the same family."
         )
-    return found.model.requires_grad_(False).eval()
+    model: nn.Module = found.model
+    return model.requires_grad_(False).eval()
 
 
 def _probe(

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written beside, hashed, synced, renamed; only then are old ones removed.
+"""Checkpoints that are whole or absent: written beside, hashed, synced, renamed; then old ones go.
 
 A checkpoint is a folder `step_00000012` of `tensors.safetensors`, `state.json` and `manifest.json`
 (size and sha256 of the other two). There is no pickle in it. Whatever instant the process dies at,

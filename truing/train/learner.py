@@ -113,7 +113,7 @@ class TorchLearner:
         self._watch.loss(value)
         try:
             if value.requires_grad:
-                value.backward()
+                value.backward()  # type: ignore[no-untyped-call]
         finally:
             self._training(False)
 
@@ -233,7 +233,9 @@ def _prepare(network: nn.Module, activation_checkpointing: bool) -> list[nn.Modu
     stays in eval mode.
     """
     network.eval()
-    switched = [m for n, m in network.named_modules() if ".lora_dropout." in n and isinstance(m, nn.Dropout)]
+    switched: list[nn.Module] = [
+        m for n, m in network.named_modules() if ".lora_dropout." in n and isinstance(m, nn.Dropout)
+    ]
     if activation_checkpointing:
         model: Any = network.backbone if isinstance(network, ScalarModel) else network
         # transformers renamed the method within version 5

@@ -174,7 +174,9 @@ class MasterAdamW:
             for name, master in masters.items():
                 parameter = self.parameters[network][name]
                 if master is not parameter:
-                    parameter.register_post_accumulate_grad_hook(partial(_add_gradient, master))
+                    parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                        partial(_add_gradient, master)
+                    )
 
     def _refresh(self) -> None:
         for network, masters in self.masters.items():

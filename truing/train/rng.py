@@ -21,7 +21,7 @@ def rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
         kind, keys, position, has_gauss, cached = sys.modules["numpy"].random.get_state(legacy=True)
         state["numpy"] = [kind, keys.tolist(), int(position), int(has_gauss), float(cached)]
     tensors = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
     return tensors, state
 

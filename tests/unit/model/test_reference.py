@@ -3,12 +3,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from truing.errors import ConfigError, DataError, ModelError
 from truing.model import reference as module
@@ -19,8 +20,13 @@ from truing.model.micro_batches import in_micro_batches
 from truing.model.reference import build_reference, check_start
 from truing.types import Batch, Outputs
 
-VOCABULARY = {f"t{i}": i for i in range(64)}
-TOKENIZER = SimpleNamespace(get_vocab=lambda: VOCABULARY)
+
+def tokenizer(*odd):
+    vocabulary = {word: i for i, word in enumerate([*odd, *(f"t{i}" for i in range(64 - len(odd)))])}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="t0")))
+
+
+TOKENIZER = tokenizer()
 
 
 def tiny(seed=0):
@@ -29,6 +35,9 @@ def tiny(seed=0):
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
     )
     return LlamaForCausalLM(config).eval()
+
+
+START = tiny()
 
 
 def batch(rows=6, paired=False):
@@ -51,7 +60,7 @@ def batch(rows=6, paired=False):
 
 
 def build(kind, policy, data=None, dtype=torch.float32, **options):
-    start = Loaded(policy, TOKENIZER, "start", Path("start"))
+    start = Loaded(START, TOKENIZER, "start", Path("start"))
     return build_reference(kind, policy, start=start, dtype=dtype, max_tokens=20, data=data, **options)
 
 
@@ -159,11 +168,11 @@ def test_the_gap_is_over_trained_tokens_only():
 
 
 def test_a_named_reference_may_differ_and_must_share_the_vocabulary(monkeypatch):
-    asked, vocabulary = [], dict(VOCABULARY)
+    asked, theirs = [], [TOKENIZER]
 
     def load(name, *, dtype, device):
         asked.append((name, dtype))
-        return Loaded(tiny(3).to(dtype), SimpleNamespace(get_vocab=lambda: vocabulary), name, Path(name))
+        return Loaded(tiny(3).to(dtype), theirs[0], name, Path(name))
 
     monkeypatch.setattr(module, "load_model", load)
     data = batch()
@@ -171,7 +180,7 @@ def test_a_named_reference_may_differ_and_must_share_the_vocabulary(monkeypatch)
     assert asked == [("teacher", torch.float32)]
     torch.testing.assert_close(reference.logprobs(data), logprobs(tiny(3), data), rtol=1e-4, atol=1e-5)
     assert check_start(reference, data, logprobs(tiny(), data)) > 0.05
-    vocabulary["t63"], vocabulary["new"] = 64, 63
+    theirs[0] = tokenizer("new")
     with pytest.raises(ModelError, match="another vocabulary"):
         build("teacher", tiny())
 
