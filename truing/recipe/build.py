@@ -39,8 +39,7 @@ def load_recipe(
     except (ValueError, RecursionError) as error:
         raise _failed(str(path), [_syntax_problem(path, error)]) from error
     document = Document(str(path), values, {p: f"{path}:{line}" for p, line in lines.items()})
-    default_name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).lstrip("_.-") or "run"
-    return _recipe(document, overrides, keys or {}, path.parent, default_name)
+    return _recipe(document, overrides, keys or {}, path.parent, default_name(path.name))
 
 
 def recipe_from_dict(
@@ -65,11 +64,14 @@ def recipe_from_dict(
         raise _failed(
             source, [Problem(source, "", f"the key {k!r} is no text", "keys are strings") for k in odd]
         )
-    algorithm = mapping.get("algorithm")
-    default_name = (
-        algorithm if isinstance(algorithm, str) and re.fullmatch(r"[a-z0-9_]+", algorithm) else "run"
-    )
-    return _recipe(Document(source, _without_none(mapping)), overrides, keys or {}, folder, default_name)
+    name = default_name(str(mapping.get("algorithm") or "run"))
+    return _recipe(Document(source, _without_none(mapping)), overrides, keys or {}, folder, name)
+
+
+def default_name(text: str) -> str:
+    """Return a run's name from a file name, or from an algorithm's name or path."""
+    stem = re.sub(r"\.(py|toml)$", "", text).rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("_.-")[:60] or "run"
 
 
 def _recipe(
@@ -77,7 +79,7 @@ def _recipe(
     overrides: Sequence[str],
     keys: Mapping[str, Any],
     folder: Path | None,
-    default_name: str,
+    otherwise: str,
 ) -> Recipe:
     problems = _structure_problems(document)
     if not problems:
@@ -87,7 +89,7 @@ def _recipe(
         raise _failed(document.source, problems)
     parts = drafts(document)
     stages, problems = check_stages(document, parts, folder)
-    head = {"name": document.values.get("name", default_name)}
+    head = {"name": document.values.get("name", otherwise)}
     head |= {k: v for k, v in document.values.items() if k == "output"}
     problems = _head_problems(document, head) + problems
     if problems:

@@ -81,7 +81,7 @@ class Draft:
         known = table_part(path)
         while known and known not in self.origins and known not in self.defaults:
             known = known[:-1]  # a missing key belongs to the table that misses it
-        return ("" if known in self.defaults else self.prefix) + dotted(path)
+        return (("" if known in self.defaults else self.prefix) + dotted(path)).rstrip(".")
 
 
 def drafts(document: Document) -> list[Draft]:

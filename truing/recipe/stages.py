@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from truing import plugins
 from truing.config import Stage
@@ -13,6 +12,7 @@ from truing.errors import PluginError, Problem
 from truing.recipe.checks import Complaint, Method, contradictions, link_problems, unused
 from truing.recipe.draft import Document, Draft, at, table_part
 from truing.recipe.paths import resolve_paths
+from truing.recipe.plugged import plugin_complaint, plugin_problems, said
 from truing.recipe.positions import KeyPath
 from truing.recipe.validation import located_problems
 
@@ -31,13 +31,13 @@ def check_stages(
     stages = list[Stage]()
     for draft, method, absent in zip(parts, methods, missing, strict=True):
         stage, found = _stage(draft, method)
-        problems += found + _said(draft, absent) + _plugins(draft)
+        problems += found + said(draft, absent) + plugin_problems(draft)
         stages += [stage] if stage is not None else []
     names = [str(d.values.get("name", "train")) for d in parts]
     links = link_problems(names, [d.values for d in parts], methods)
-    linked = [p for index, complaint in links for p in _said(parts[index], [complaint])]
-    said = {p.key for p in linked}
-    return stages, [p for p in problems if not (p.what == "is missing" and p.key in said)] + linked
+    linked = [p for index, complaint in links for p in said(parts[index], [complaint])]
+    keys = {p.key for p in linked}
+    return stages, [p for p in problems if not (p.what == "is missing" and p.key in keys)] + linked
 
 
 def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
@@ -48,10 +48,10 @@ def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
     try:
         config = plugins.config_class("algorithms", name)
     except PluginError as error:
-        return None, _said(draft, [_plugin_complaint(("algorithm",), error)])
+        return None, said(draft, [plugin_complaint(("algorithm",), error)])
     if not hasattr(config, "model_fields") or getattr(config, "data", None) is None:
         right = "derive it from truing.config.Options, and set data and learning_rate"
-        return None, _said(draft, [Complaint(("algorithm",), f"the Config of {name} is no Options", right)])
+        return None, said(draft, [Complaint(("algorithm",), f"the Config of {name} is no Options", right)])
     found = located_problems(config, options, draft, ("options",), config.model_fields)
     needs = None if found else config(**options).needs()
     method = Method(name, config.data, needs, getattr(config, "min_group_size", None))
@@ -72,7 +72,7 @@ def _drop_defaults(document: Document, parts: list[Draft], methods: list[Method 
     found = list[Problem]()
     for path, dropped in idle.items():
         if not any(at(draft.values, path) is not None for draft in parts):
-            found += _said(dropped[0][0], [dropped[0][1]])
+            found += said(dropped[0][0], [dropped[0][1]])
     return found
 
 
@@ -83,7 +83,7 @@ def _stage(draft: Draft, method: Method | None) -> tuple[Stage | None, list[Prob
     stage = Stage.model_validate(draft.values) if not wrong else _sound_part(draft, wrong)
     if method is not None:
         complaints = [*unused(draft.values, method), *contradictions(draft.values, stage, method)]
-        problems += _said(draft, [c for c in complaints if not c.path or c.path not in wrong])
+        problems += said(draft, [c for c in complaints if not c.path or c.path not in wrong])
     return stage if not wrong else None, problems
 
 
@@ -97,46 +97,3 @@ def _sound_part(draft: Draft, wrong: Iterable[KeyPath]) -> Stage | None:
     if located_problems(Stage, values, draft, (), ()):
         return None
     return Stage.model_validate(values)
-
-
-def _plugins(draft: Draft) -> list[Problem]:
-    """Return what is wrong with the names of verifiers, generators and engines, and with their options."""
-    found, rewards = list[Problem](), draft.values.get("rewards")
-    tables: list[KeyPath] = [("rewards", name) for name in rewards] if isinstance(rewards, dict) else []
-    for table in [*tables, ("evaluation",)]:
-        name, options = at(draft.values, (*table, "verifier")), at(draft.values, (*table, "options"))
-        if isinstance(name, str):
-            found += _verifier(draft, table, name, {} if options is None else options)
-    for folder, path in (
-        ("data", ("data", "train", "generator")),
-        ("data", ("evaluation", "data", "generator")),
-        ("rollout", ("sampler", "engine")),
-    ):
-        name = at(draft.values, path)
-        if isinstance(name, str):
-            try:
-                plugins.find(folder, name)
-            except PluginError as error:
-                found += _said(draft, [_plugin_complaint(path, error)])
-    return found
-
-
-def _verifier(draft: Draft, table: KeyPath, name: str, options: Any) -> list[Problem]:
-    try:
-        config = plugins.config_class("verifiers", name)
-    except PluginError as error:
-        return _said(draft, [_plugin_complaint((*table, "verifier"), error)])
-    if not isinstance(options, dict) or not hasattr(config, "model_fields"):
-        return []
-    return [p for p, _ in located_problems(config, options, draft, (*table, "options"), ())]
-
-
-def _plugin_complaint(path: KeyPath, error: PluginError) -> Complaint:
-    what, _, right = str(error).partition(". ")
-    return Complaint(
-        path, what, right or "a name, a dotted path (my_package.my_module) or a path to a .py file"
-    )
-
-
-def _said(draft: Draft, complaints: Iterable[Complaint]) -> list[Problem]:
-    return [Problem(draft.where(c.path), draft.key(c.path).rstrip("."), c.what, c.right) for c in complaints]

@@ -1,0 +1,57 @@
+"""The `truing` command: thin; each command parses, calls the library and prints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from truing.commands import chat, doctor, plugins, runs, train
+
+app = typer.Typer(
+    name="truing",
+    help="Align language models: SFT, reward models, preference optimisation and online RL.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # an unexpected error keeps its plain traceback
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("truing"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="TRUING_DEBUG", help="Show tracebacks of errors.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    context.obj = {"debug": debug}
+
+
+app.command("run")(train.run)
+app.command("train")(train.train)
+app.command("resume")(train.resume)
+app.command("runs")(runs.runs)
+app.command("chat")(chat.chat)
+app.command("list")(plugins.list_plugins)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command; the entry point of the package."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

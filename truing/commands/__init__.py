@@ -1,0 +1,1 @@
+"""The commands of `truing`, one module for each group."""
