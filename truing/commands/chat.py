@@ -19,11 +19,7 @@ _HELP = "Type a message; /reset starts over, /exit or Ctrl-D ends."
 
 def chat(
     context: typer.Context,
-    model: str = typer.Argument(
-        metavar="MODEL_OR_RUN",
-        help="A run folder, a model folder, a hub id or a built-in.",
-        show_default=False,
-    ),
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_RUN", help=_MODEL_HELP, show_default=False)],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this once and stop.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="A system message to begin with.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 256,
