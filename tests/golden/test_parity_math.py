@@ -22,7 +22,9 @@ def test_reductions(parity):
         "token-mean": reduce.token_mean(loss, mask),
         "seq-mean-token-mean": reduce.seq_mean_token_mean(loss, mask),
         "seq-mean-token-sum": reduce.seq_mean_token_sum(loss, mask),
-        "seq-mean-token-sum-norm": reduce.seq_mean_token_sum_norm(loss, mask, norm=golden.params["constant"]),
+        "seq-mean-token-sum-norm": reduce.seq_mean_token_sum_norm(
+            loss, mask, norm=float(golden.params["constant"])
+        ),
         "prompt-mean-token-mean": reduce.prompt_mean_token_mean(loss, mask, group_tokens),
     }
     assert found.keys() == golden.expected.keys()
@@ -139,7 +141,7 @@ def test_constant_norm(parity):
         ratio, inputs["advantages"][:, None].expand_as(ratio), clip_low=0.2, clip_high=0.2
     )
     norm = golden.params["max_completion_length"]
-    loss = reduce.seq_mean_token_sum_norm(per_token, mask, norm=norm)[0] / len(mask)
+    loss = reduce.seq_mean_token_sum_norm(per_token, mask, norm=float(norm))[0] / len(mask)
     loss.backward()
     golden.check(loss.detach(), golden.expected["loss"])
     golden.check(leaf.grad, golden.expected["grad"]["per_token_logps"])
@@ -168,7 +170,7 @@ def test_adaptive_kl_coef(parity):
     p, coef = golden.params, golden.params["init"]
     for seen, expected in zip(golden.inputs["sequence_kl"].tolist(), golden.expected["coef"], strict=True):
         coef = kl.adaptive_kl_coef(
-            coef, seen, target=p["target"], num_sequences=p["n_steps"], horizon=p["horizon"]
+            coef, seen, target=p["target"], num_sequences=float(p["n_steps"]), horizon=float(p["horizon"])
         )
         golden.check(coef, expected)
 

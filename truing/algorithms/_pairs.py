@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from truing.math.ratios import log_ratio
+from truing.math.reduce import masked
 from truing.types import Batch, Outputs, Term
 
 
@@ -35,7 +36,7 @@ def logprob_metrics(outputs: Outputs, batch: Batch) -> list[Term]:
     displacement of likelihood.
     """
     logprobs = outputs.require("logprobs").detach()
-    chosen, rejected = log_ratio(logprobs, logprobs.new_zeros(()), batch.mask).sum(-1).chunk(2)
+    chosen, rejected = masked(logprobs, batch.mask).sum(-1).chunk(2)
     return [
         Term("logprobs/chosen", chosen.sum(), "pair", 0.0),
         Term("logprobs/rejected", rejected.sum(), "pair", 0.0),

@@ -16,7 +16,7 @@ the authors' code, it is over the tokens of the whole update. max_tokens must be
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -57,7 +57,7 @@ class Config(Options):
     )
 
     @model_validator(mode="after")
-    def _overlong_has_use(self) -> Self:
+    def _overlong_has_use(self) -> Config:
         if not self.overlong_shaping and (self.max_tokens, self.overlong_cache) != (20480, 4096):
             raise ValueError(
                 "max_tokens and overlong_cache do nothing without overlong_shaping: leave them out"
@@ -67,7 +67,7 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
-    def _max_resamples_has_use(self) -> Self:
+    def _max_resamples_has_use(self) -> Config:
         if not self.dynamic_sampling and self.max_resamples != 10:
             raise ValueError("max_resamples does nothing without dynamic_sampling: leave it out")
         return self

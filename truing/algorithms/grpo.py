@@ -16,7 +16,7 @@ nothing: watch policy/dead_group_share.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,7 +55,7 @@ class Config(Options):
     )
 
     @model_validator(mode="after")
-    def _kl_estimator_has_use(self) -> Self:
+    def _kl_estimator_has_use(self) -> Config:
         if self.kl_coef == 0 and self.kl_estimator != "k3":
             raise ValueError("kl_estimator does nothing while kl_coef is 0: set kl_coef, or leave it out")
         return self

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -63,7 +63,7 @@ class Config(Options):
     )
 
     @model_validator(mode="after")
-    def _adaptation_has_use(self) -> Self:
+    def _adaptation_has_use(self) -> Config:
         if self.kl_target is None and self.kl_horizon_steps != 156.25:
             raise ValueError(
                 "kl_horizon_steps does nothing without kl_target: set kl_target, or leave it out"

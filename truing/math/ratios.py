@@ -19,7 +19,7 @@ def log_ratio(
     return torch.where(mask, logprobs - anchor, torch.zeros_like(logprobs))
 
 
-def token_ratio(log_ratios: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+def token_ratio(log_ratios: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     """Return rho_t = exp(log ratio), linear above a log ratio of 20: finite, with a useful gradient."""
     inner = log_ratios.clamp(max=MAX_LOG_RATIO)
     value = inner.exp()
