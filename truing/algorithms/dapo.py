@@ -37,12 +37,11 @@ class Config(Options):
     clip_high: float = Field(
         0.28, gt=0, allow_inf_nan=False, description="the ratio counts up to 1 + clip_high"
     )
-    overlong_shaping: bool = Field(True, description="add the soft overlong punishment to rewards")
     max_tokens: int = Field(
         20480, gt=0, description="completion tokens that cost the whole penalty; the sampler's"
     )
-    overlong_cache: int = Field(
-        4096, gt=0, description="tokens below max_tokens over which the penalty grows"
+    overlong_cache: int | None = Field(
+        4096, gt=0, description="tokens below max_tokens over which the penalty grows; None: no penalty"
     )
     dynamic_sampling: bool = Field(
         True,
@@ -57,12 +56,10 @@ class Config(Options):
     )
 
     @model_validator(mode="after")
-    def _overlong_has_use(self) -> Config:
-        if not self.overlong_shaping and (self.max_tokens, self.overlong_cache) != (20480, 4096):
-            raise ValueError(
-                "max_tokens and overlong_cache do nothing without overlong_shaping: leave them out"
-            )
-        if self.overlong_cache > self.max_tokens:
+    def _penalty_has_use(self) -> Config:
+        if self.overlong_cache is None and self.max_tokens != 20480:
+            raise ValueError("max_tokens does nothing without overlong_cache: leave it out")
+        if self.overlong_cache is not None and self.overlong_cache > self.max_tokens:
             raise ValueError(f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}")
         return self
 
@@ -79,7 +76,7 @@ class Config(Options):
 def _credit(batch: Batch, config: Config) -> Batch:
     batch = scored_only(batch)
     rewards = batch.require("rewards")
-    if config.overlong_shaping:
+    if config.overlong_cache is not None:
         rewards = rewards + soft_overlong_penalty(
             batch.lengths, max_tokens=config.max_tokens, cache=config.overlong_cache
         )
