@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -119,9 +120,14 @@ def _turn_stop(text: str, content: str, start: int, limit: int, ends: re.Pattern
 
 
 def _end_tokens(tokenizer: Any) -> re.Pattern[str]:
-    known = {str(t) for t in tokenizer.added_tokens_decoder.values() if getattr(t, "special", True)}
-    known |= {t for t in (tokenizer.eos_token,) if t}
-    return re.compile("|".join(re.escape(t) for t in sorted(known, key=len, reverse=True)) or r"(?!)")
+    """Return the pattern of the special tokens, any of which can end a turn."""
+    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+    return _any_of(frozenset(special | {tokenizer.eos_token}))
+
+
+@lru_cache(maxsize=16)
+def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(t) for t in sorted(texts, key=len, reverse=True)))
 
 
 def _encode_pieces(tokenizer: Any, pieces: Sequence[str]) -> list[list[int]]:
