@@ -46,7 +46,7 @@ class RunLog:
             raise ConfigError(f"{folder} holds a run already: resume it, or name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(recipe_toml, encoding="utf-8")
-        (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+        (folder / "command.txt").write_text(command + "\n", encoding="utf-8", errors="backslashreplace")
         log = cls(folder, {"name": name, "started": _now(), "command": command, "stages": []})
         log._begin()
         return log
