@@ -314,8 +314,8 @@ IGNORED = [
     ("ppo", {"kl_target": 6.0, "kl_coef": 0.0}, "kl_coef is 0"),
     (
         "dapo",
-        {"overlong_shaping": False, "max_tokens": 100, "overlong_cache": 20},
-        "without overlong_shaping",
+        {"overlong_cache": None, "max_tokens": 100},
+        "without overlong_cache",
     ),
     ("dapo", {"dynamic_sampling": False, "max_resamples": 3}, "without dynamic_sampling"),
     ("dapo", {"max_tokens": 100}, "above max_tokens"),

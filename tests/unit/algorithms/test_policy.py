@@ -1,0 +1,123 @@
+"""What PPO, GRPO and DAPO report and correct, beyond the contract of every method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from truing import plugins
+from truing.types import Batch, Outputs
+
+ONLINE = ["dapo", "grpo", "ppo"]
+
+
+def batch_of(rewards, *, width=3, group_size=2, **fields):
+    rows = len(rewards)
+    zeros = torch.zeros(rows, width)
+    return Batch(
+        prompts=tuple(torch.zeros(1, dtype=torch.long) for _ in range(rows)),
+        completions=torch.zeros(rows, width, dtype=torch.long),
+        lengths=torch.full((rows,), width),
+        mask=fields.pop("mask", torch.ones(rows, width, dtype=torch.bool)),
+        groups=torch.arange(rows) // group_size,
+        rewards=torch.tensor(rewards),
+        **{"ref_logprobs": zeros, "old_logprobs": zeros, "old_values": zeros, **fields},
+    )
+
+
+def metrics_of(name, batch, logprobs, config=None):
+    algorithm = plugins.load("algorithms", name).ALGORITHM
+    config = config or algorithm.config()
+    batch = algorithm.credit(batch, config)
+    outputs = Outputs(logprobs, torch.ones_like(logprobs), torch.zeros_like(logprobs))
+    count = batch.count()
+    return {t.name: (t.total / count[t.unit]).item() for t in algorithm.loss(outputs, batch, config)}
+
+
+@pytest.mark.parametrize("name", ONLINE)
+@pytest.mark.parametrize("given", [True, False])
+def test_peer_13_ratio_is_1_on_policy(name, given):
+    logprobs = -torch.rand(4, 3)
+    batch = batch_of([1.0, 0.0, 0.0, 1.0], old_logprobs=logprobs.clone() if given or name == "ppo" else None)
+    found = metrics_of(name, batch, logprobs)
+    assert found["policy/ratio_mean"] == 1.0
+    for metric in ("ratio_gap_mean", "approx_kl", "clip_fraction_low", "clip_fraction_high"):
+        assert found[f"policy/{metric}"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["dapo", "grpo"])
+def test_peer_14_share_of_dead_groups(name):
+    found = metrics_of(name, batch_of([0.1, 0.1, 0.1, 1.0, 0.5, 0.0], group_size=3), torch.zeros(6, 3))
+    assert found["policy/dead_group_share"] == 0.5
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_peer_16_an_unscored_row_is_not_trained(name):
+    algorithm = plugins.load("algorithms", name).ALGORITHM
+    batch = algorithm.credit(batch_of([1.0, float("nan"), 0.0, 1.0]), algorithm.config())
+    assert batch.mask.any(-1).tolist() == [True, False, True, True]
+    assert batch.advantages.isfinite().all() and (batch.advantages[1] == 0).all()
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_peer_11_gap_between_sampler_and_learner_is_reported(name):
+    sampler = torch.full((4, 3), -0.5)
+    sampler[0, 0] = float("nan")  # the sampler did not say
+    found = metrics_of(name, batch_of([1.0, 0.0, 0.0, 1.0], sampler_logprobs=sampler), torch.zeros(4, 3))
+    assert found["mismatch/logprob_gap_mean"] == pytest.approx(0.5 * 11 / 12)
+    assert found["mismatch/weight_mean"] == pytest.approx((11 * 1.648721 + 1) / 12)
+    assert found["mismatch/kl"] > 0
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_mismatch_cap_none_switches_the_weight_off(name):
+    config = plugins.load("algorithms", name).ALGORITHM.config
+    batch = batch_of([1.0, 0.0, 0.0, 1.0], sampler_logprobs=torch.full((4, 3), -0.5) * torch.rand(4, 3))
+    logprobs = 0.1 * torch.rand(4, 3)
+    weighted, plain = (metrics_of(name, batch, logprobs, config(mismatch_cap=cap)) for cap in (2.0, None))
+    without = metrics_of(name, batch_of([1.0, 0.0, 0.0, 1.0]), logprobs)
+    assert plain["loss/policy"] == without["loss/policy"] != weighted["loss/policy"]
+    assert "mismatch/weight_mean" not in plain
+
+
+def test_reference_kl_is_a_sum_over_tokens_and_a_mean_over_sequences():
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    batch = batch_of([1.0, 0.0], mask=mask, ref_logprobs=torch.full((2, 3), -0.5))
+    assert metrics_of("ppo", batch, torch.zeros(2, 3))["policy/ref_kl_per_sequence"] == pytest.approx(1.0)
+
+
+def ppo_scores(rewards, options, **fields):
+    """Return what reaches the last token: with no future and no critic, the advantage is the reward."""
+    ppo = plugins.load("algorithms", "ppo").ALGORITHM
+    config = ppo.config(kl_coef=0.0, discount=0.0, whiten_advantages=False, **options)
+    return ppo.credit(batch_of(rewards, **fields), config).advantages[:, -1].tolist()
+
+
+def test_peer_10_missing_eos_penalty_follows_the_finish_reason_not_a_token():
+    truncated = torch.tensor([True, False])
+    assert ppo_scores([1.0, 1.0], {"missing_eos_penalty": 3.0}, truncated=truncated) == [-2.0, 1.0]
+    with pytest.raises(ValueError, match="truncated"):
+        ppo_scores([1.0, 1.0], {"missing_eos_penalty": 3.0})
+
+
+def test_ppo_clips_scores_before_the_penalty():
+    assert ppo_scores([99.0, -99.0], {}) == [10.0, -10.0]
+    assert ppo_scores([99.0, -99.0], {"reward_clip": None}) == [99.0, -99.0]
+    penalised = ppo_scores([99.0, -99.0], {"missing_eos_penalty": 1.0}, truncated=torch.tensor([True, True]))
+    assert penalised == [9.0, -11.0]
+
+
+def test_ppo_reports_what_explained_variance_needs():
+    batch = batch_of([2.0, 0.0], width=1)
+    found = metrics_of("ppo", batch, torch.zeros(2, 1))
+    variance = found["value/return_square_mean"] - found["value/return_mean"] ** 2
+    assert (found["value/error_square_mean"], variance) == (2.0, 1.0)
+
+
+def test_peer_26_a_tie_is_half_a_win():
+    reward_model = plugins.load("algorithms", "reward_model").ALGORITHM
+    scores = torch.tensor([1.0, 2.0, 0.0, 1.0, 0.0, 1.0])
+    batch = batch_of([0.0] * 6, paired=True)
+    terms = reward_model.loss(Outputs(scores=scores), batch, reward_model.config())
+    found = {t.name: t.total.item() / 3 for t in terms}
+    assert found["rewards/accuracy"] == pytest.approx(0.5)  # a tie, a win and a loss
