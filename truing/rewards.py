@@ -44,7 +44,11 @@ def combine(verdicts: Mapping[str, Verdict], weights: Mapping[str, float]) -> fl
 
 
 def judge_all(
-    terms: Sequence[RewardTerm], prompts: Sequence[Prompt], completions: Sequence[Completion], *, workers: int = 2
+    terms: Sequence[RewardTerm],
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    *,
+    workers: int = 2,
 ) -> list[dict[str, Verdict]]:
     """Return the verdicts of every term on every completion, `workers` completions at a time."""
 

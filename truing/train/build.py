@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,22 @@ from truing import plugins
 from truing.config import Data, Evaluation, Generator, Stage
 from truing.data.readers import read_rows
 from truing.data.records import Report, demonstrations, pairs, prompt_tokens, prompts
-from truing.errors import ConfigError, DataError, ModelError
+from truing.errors import ConfigError, DataError
 from truing.log import Progress, StageLog, Tracker
-from truing.model.adapters import add_lora
 from truing.model.forward import sequence_scores
-from truing.model.heads import ScalarModel, load_scalar
 from truing.model.load import Loaded, eos_token_ids, load_model
+from truing.model.micro_batches import in_micro_batches
 from truing.model.reference import build_reference
+from truing.model.scalar import load_scalar
 from truing.rewards import load_term
 from truing.rollout.sampler import Sampler, SamplingParams
-from truing.train.annotate import in_micro_batches
 from truing.train.collect import Collector, Offline, Online, Score
 from truing.train.evaluate import Evaluator
 from truing.train.learner import TorchLearner
+from truing.train.networks import Networks, make_networks
 from truing.train.order import Order, seed_of
 from truing.train.stage import StageRun
 from truing.types import Outputs, Pair, Prompt, Row
-
-
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """The networks of a stage; `start` is the model they came from."""
-
-    start: Loaded
-    policy: nn.Module | None
-    critic: ScalarModel | None
-    scorer: ScalarModel | None
 
 
 def build(
@@ -55,7 +43,7 @@ def build(
     device, dtype = pick_device(stage.device), pick_dtype(stage.dtype, pick_device(stage.device))
     needs = config.needs()
     progress.phase("load")
-    networks = _networks(stage, load_model(model, device=device), needs)
+    networks = make_networks(stage, load_model(model, device=device), needs)
     rows, report = _rows(stage.data, config.data, networks.start)
     log.event("data", f"{len(rows)} rows from {stage.data.train}", **report_facts(report))
     order = Order([r.uid for r in rows], seed=stage.seed, shuffle=stage.data.shuffle)
@@ -65,20 +53,22 @@ def build(
     score = _reward_score(reward_model, device, dtype, stage.learner.micro_batch_tokens)
     collector = _collector(stage, config, networks.start, rows, order, sampler, score)
     micro_batch_tokens = stage.learner.micro_batch_tokens
+    temperature = stage.sampler.temperature if stage.sampler else 1.0
     anchor = None
     if "ref_logprobs" in needs:
         kind = reference or _default_reference(stage, config.data)
         log.event("reference", f"the reference policy is '{kind}'", kind=kind)
-        data = collector.all_rows() if isinstance(collector, Offline) else None
+        data = collector.every_row() if isinstance(collector, Offline) else None
         anchor = build_reference(
-            kind, networks.policy, start=networks.start, dtype=dtype, max_tokens=micro_batch_tokens, data=data
-        )
+            kind, networks.writer(), start=networks.start, dtype=dtype, max_tokens=micro_batch_tokens,
+            data=data, temperature=temperature,
+        )  # fmt: skip
     full, lora = config.learning_rate
     learner = TorchLearner(
         policy=networks.policy, critic=networks.critic, scorer=networks.scorer, config=stage.learner,
         learning_rate=stage.learner.learning_rate or (lora if stage.learner.lora else full),
         num_updates=updates, compute_dtype=dtype,
-        temperature=stage.sampler.temperature if stage.sampler else 1.0,
+        temperature=temperature,
     )  # fmt: skip
     evaluator = _evaluator(stage.evaluation, networks.start, rows, log) if stage.evaluation else None
     return StageRun(
@@ -124,29 +114,6 @@ def stop_token_ids(tokenizer: Any, model: nn.Module, extra: Sequence[str]) -> tu
     return tuple(dict.fromkeys(ids))
 
 
-def _networks(stage: Stage, start: Loaded, needs: frozenset[str]) -> Networks:
-    model = start.model
-    if "scores" in needs:
-        scorer = ScalarModel.from_causal(model)
-        if stage.learner.lora:
-            scorer.backbone = _with_lora(scorer.backbone, stage)
-        return Networks(start, None, None, scorer)
-    critic = ScalarModel.from_causal(copy.deepcopy(model)) if "values" in needs else None
-    if critic is not None and stage.learner.lora:
-        critic.backbone = _with_lora(critic.backbone, stage)
-    policy = _with_lora(model, stage) if stage.learner.lora else model
-    return Networks(start, policy, critic, None)
-
-
-def _with_lora(model: nn.Module, stage: Stage) -> nn.Module:
-    lora = stage.learner.lora
-    assert lora is not None
-    return add_lora(
-        model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules,
-        seed=stage.seed,
-    )  # fmt: skip
-
-
 def _rows(data: Data, kind: str, start: Loaded) -> tuple[list[Row] | list[Pair] | list[Prompt], Report]:
     source = read_rows(data.train, limit=data.limit)
     make: Any = {"demonstrations": demonstrations, "pairs": pairs, "prompts": prompts}[kind]
@@ -165,7 +132,13 @@ def _sampler(stage: Stage, networks: Networks, dtype: torch.dtype) -> Sampler | 
 
 
 def _collector(
-    stage: Stage, config: Any, start: Loaded, rows: Any, order: Order, sampler: Sampler | None, score: Score | None
+    stage: Stage,
+    config: Any,
+    start: Loaded,
+    rows: Any,
+    order: Order,
+    sampler: Sampler | None,
+    score: Score | None,
 ) -> Collector:
     if config.data != "prompts":
         return Offline(rows, order, stage.batch_size)
@@ -188,11 +161,12 @@ def _collector(
     )
 
 
-def _reward_score(name: str | None, device: torch.device, dtype: torch.dtype, max_tokens: int) -> Score | None:
+def _reward_score(
+    name: str | None, device: torch.device, dtype: torch.dtype, max_tokens: int
+) -> Score | None:
     if name is None:
         return None
-    network = load_scalar(name, device=device).eval().requires_grad_(False)
-    network.backbone.to(dtype)
+    network = load_scalar(name, dtype=dtype, device=device).eval().requires_grad_(False)
 
     def score(batch: Any) -> torch.Tensor:
         found = in_micro_batches(batch, max_tokens, lambda b: Outputs(scores=sequence_scores(network, b)))
@@ -220,7 +194,9 @@ def _evaluator(evaluation: Evaluation, start: Loaded, rows: Sequence[Any], log: 
             f"evaluation: {len(shared)} of {len(tokens)} prompts are also trained on, the first is row "
             f"{shared[0] + 1}. Hold them out of the training data, or set evaluation.allow_overlap = true."
         )
-    log.event("held_out", f"{len(tokens)} evaluation prompts, {len(shared)} of them trained on", shared=len(shared))
+    log.event(
+        "held_out", f"{len(tokens)} evaluation prompts, {len(shared)} of them trained on", shared=len(shared)
+    )
     where = evaluation.data.generator if isinstance(evaluation.data, Generator) else evaluation.data
     if not held_out:
         raise DataError(f"evaluation: {where} has no rows")
@@ -235,10 +211,3 @@ def _evaluator(evaluation: Evaluation, start: Loaded, rows: Sequence[Any], log: 
             seed=seed_of("evaluation"),
         ),
     )
-
-
-def check_policy(networks: Networks) -> nn.Module:
-    """Return the policy, or raise when the stage trained a reward model."""
-    if networks.policy is None:
-        raise ModelError("this stage trained a reward model: it scores completions and cannot write them")
-    return networks.policy

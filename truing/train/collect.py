@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -47,10 +47,16 @@ class Offline:
 
     def __call__(self, step: int) -> Collected:
         """Return the next `batch_size` rows or pairs."""
-        picked = [self._rows[i] for i in self.order.take(self._batch_size)]
+        return Collected(self._batch(self.order.take(self._batch_size)))
+
+    def every_row(self) -> Batch:
+        """Return all rows or pairs as one batch: what a cached reference covers."""
+        return self._batch(range(len(self._rows)))
+
+    def _batch(self, index: Iterable[int]) -> Batch:
+        picked = [self._rows[i] for i in index]
         pairs = [p for p in picked if isinstance(p, Pair)]
-        rows = [r for r in picked if isinstance(r, Row)]
-        return Collected(batch_of_pairs(pairs) if pairs else batch_of_rows(rows))
+        return batch_of_pairs(pairs) if pairs else batch_of_rows([r for r in picked if isinstance(r, Row)])
 
 
 @dataclass(slots=True)

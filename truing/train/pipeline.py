@@ -15,15 +15,14 @@ from typing import Any
 
 from truing.config import Recipe, Stage
 from truing.errors import ConfigError, TruingError
-from truing.train.policy import Policy
 from truing.log import Progress, RunLog, open_trackers, read_jsonl
-from truing.model.heads import save_scalar
-from truing.model.load import save_model
+from truing.model.scalar import is_scalar
 from truing.recipe import load_recipe, resolved
 from truing.report import write_report
+from truing.runs import new_folder
 from truing.train.build import build
 from truing.train.loop import train
-from truing.train.stage import StageRun
+from truing.train.policy import Policy
 
 logger = logging.getLogger("truing")
 
@@ -38,7 +37,9 @@ class RunResult:
     policy: Policy | None  # None when the last stage trained a reward model
 
 
-def run(recipe: Recipe, *, folder: Path | None = None, argv: Sequence[str] | None = None, quiet: bool = False) -> RunResult:
+def run(
+    recipe: Recipe, *, folder: Path | None = None, argv: Sequence[str] | None = None, quiet: bool = False
+) -> RunResult:
     """Train every stage of the recipe and write the report.
 
     Args:
@@ -46,7 +47,7 @@ def run(recipe: Recipe, *, folder: Path | None = None, argv: Sequence[str] | Non
         argv: the command to record; None records the interpreter's.
         quiet: no progress on the terminal.
     """
-    folder = folder or _new_folder(Path(recipe.output), recipe.name)
+    folder = folder or new_folder(recipe.output, recipe.name)
     command = " ".join(argv if argv is not None else sys.argv)
     log = RunLog.create(folder, name=recipe.name, recipe_toml=resolved(recipe), command=command)
     return _execute(recipe, log, quiet)
@@ -102,20 +103,13 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
         train(made)
         if not _evaluated(stage_log, "after"):
             made.evaluate("after", made.num_steps)
-        _save(made, folder / "model")
+        made.learner.release()
+        made.networks.save(folder / "model")
         stage_log.finish("finished")
     finally:
         tracker.close()
     del made
     gc.collect()
-
-
-def _save(made: StageRun, folder: Path) -> None:
-    start = made.networks.start
-    if made.networks.policy is not None:
-        save_model(made.networks.policy, start.tokenizer, folder)
-    elif made.networks.scorer is not None:
-        save_scalar(made.networks.scorer, start, folder)
 
 
 def _wants_before(recipe: Recipe, index: int, log: Any) -> bool:
@@ -144,21 +138,11 @@ def result(folder: Path, recipe: Recipe) -> RunResult:
     metrics, evaluations = [], []
     for stage in recipe.stages:
         metrics += [{"stage": stage.name, **m} for m in read_jsonl(folder / stage.name / "metrics.jsonl")]
-        evaluations += [{"stage": stage.name, **e} for e in read_jsonl(folder / stage.name / "evaluations.jsonl")]
+        evaluations += [
+            {"stage": stage.name, **e} for e in read_jsonl(folder / stage.name / "evaluations.jsonl")
+        ]
     last = folder / recipe.stages[-1].name / "model"
-    is_scorer = (last / "scalar_head.safetensors").exists()
-    return RunResult(folder, metrics, evaluations, None if is_scorer else Policy(str(last)))
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    for number in range(1, 100_000):
-        folder = parent / f"{name}-{number:03d}"
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise ConfigError(f"{parent} holds 100,000 runs named {name}: remove some, or choose another name")
+    return RunResult(folder, metrics, evaluations, None if is_scalar(last) else Policy(str(last)))
 
 
 @contextmanager

@@ -31,7 +31,10 @@ class Policy:
         model, tokenizer, sampler = self._parts
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         params = SamplingParams(
-            max_tokens=max_tokens, temperature=temperature, stop_token_ids=eos_token_ids(model, tokenizer), seed=seed
+            max_tokens=max_tokens,
+            temperature=temperature,
+            stop_token_ids=eos_token_ids(model, tokenizer),
+            seed=seed,
         )
         return sampler.generate([render_prompt(tokenizer, messages)], params)[0][0]
 

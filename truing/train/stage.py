@@ -14,13 +14,14 @@ from torch import Tensor
 from truing.config import Stage
 from truing.errors import MismatchError
 from truing.log import Progress, StageLog, Tracker
+from truing.model.micro_batches import in_micro_batches
 from truing.model.reference import Reference
 from truing.rollout.sampler import Sampler
 from truing.train import checkpoint
-from truing.train.annotate import in_micro_batches
 from truing.train.collect import Collected, Collector
 from truing.train.evaluate import Evaluator
 from truing.train.learner import TorchLearner
+from truing.train.networks import Networks
 from truing.train.order import seed_of
 from truing.types import Algorithm, Batch, Term, Unit
 
@@ -42,6 +43,7 @@ class StageRun:
     tracker: Tracker
     folder: Path
     num_steps: int
+    networks: Networks
     first_step: int = 0
     policy_version: int = 0
     _collected: Collected | None = None
@@ -77,7 +79,9 @@ class StageRun:
         if "old_logprobs" in needs or (online and several):
             wanted |= {"logprobs"}
         if wanted:
-            outputs = in_micro_batches(batch, self.micro_batch_tokens, lambda b: self.learner.forward(b, wanted))
+            outputs = in_micro_batches(
+                batch, self.micro_batch_tokens, lambda b: self.learner.forward(b, wanted)
+            )
             batch = replace(batch, old_logprobs=outputs.logprobs, old_values=outputs.values)
         if "ref_logprobs" in needs:
             assert self.reference is not None
@@ -145,7 +149,9 @@ class StageRun:
         every = self.stage.evaluation.every if self.stage.evaluation else None
         if every and done % every == 0 and done < self.num_steps:
             self.evaluate("step", done)
-        if done == self.num_steps or (self.stage.checkpoint.every and done % self.stage.checkpoint.every == 0):
+        if done == self.num_steps or (
+            self.stage.checkpoint.every and done % self.stage.checkpoint.every == 0
+        ):
             self.save(done)
 
     def evaluate(self, when: str, step: int) -> None:
@@ -168,6 +174,7 @@ class StageRun:
                 reward=verdict.value,
                 verdicts={self.evaluator.term.name: {"status": verdict.status, "evidence": verdict.evidence}},
                 finish_reason=completion.finish_reason,
+                split="evaluation",
             )
 
     def save(self, done: int) -> None:
