@@ -179,7 +179,7 @@ class Stage(Strict):
     data: Data
     learner: LearnerConfig = LearnerConfig()
     sampler: SamplerConfig | None = None
-    rewards: dict[str, Reward] = Field(default_factory=dict)
+    rewards: dict[Annotated[str, Field(pattern=NAME)], Reward] = Field(default_factory=dict)
     evaluation: Evaluation | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: Log = Log()
