@@ -56,8 +56,9 @@ def find(folder: str, name: str) -> tuple[str, Path]:
 def load(folder: str, name: str) -> ModuleType:
     """Return the module of a plug-in: `dapo`, `my_package.my_module` or `path/to/mine.py`."""
     module_name, path = find(folder, name)
-    if module_name in sys.modules and getattr(sys.modules[module_name], "__file__", None) == str(path):
-        return sys.modules[module_name]
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and loaded.__file__ == str(path):  # two files of one's own may share a name
+        return loaded
     if not name.endswith(".py"):
         return importlib.import_module(module_name)
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -76,8 +77,9 @@ def config_class(folder: str, name: str) -> type[Any]:
     `truing.config`; one that uses more is taken from the imported module instead.
     """
     module_name, path = find(folder, name)
-    if module_name in sys.modules:
-        return _config_of(sys.modules[module_name], folder, name)
+    loaded = sys.modules.get(module_name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return _config_of(loaded, folder, name)
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (SyntaxError, ValueError) as error:
