@@ -222,6 +222,18 @@ def test_the_scorer_learns_to_rank():
     assert "train/grad_norm" in learner.metrics()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_a_scorer_with_an_adapter_trains_adapter_and_head(dtype):
+    scorer = ScalarModel.from_causal(tiny())
+    scorer.backbone = add_lora(scorer.backbone, rank=4, alpha=8.0)
+    learner = make(scorer=scorer, dtype=dtype, activation_checkpointing=True)
+    before = weights(learner, "scorer")
+    for _ in range(3):  # the head starts at 0, then B, then A
+        update(learner, [batch()], needs=frozenset({"scores"}), loss=lambda o, micro: o.scores.sum())
+    assert {"lora_" in n or n.startswith("head.") for n in before} == {True}
+    assert all(not torch.equal(w, before[n]) for n, w in weights(learner, "scorer").items())
+
+
 def test_the_critic_has_its_own_rate_and_its_own_clipping():
     policy, critic = tiny(), ScalarModel.from_causal(tiny())
     learner = make(policy, critic=critic, critic_learning_rate=1e-4, max_grad_norm=1e-3)
