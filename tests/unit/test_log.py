@@ -4,21 +4,23 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+import truing
 from truing.errors import ConfigError, DataError
 from truing.log import (
     METRICS,
     Progress,
     RunLog,
     help_of,
-    list_runs,
     open_trackers,
     read_jsonl,
     read_metrics,
@@ -194,27 +196,20 @@ def test_a_failed_run_says_so_of_its_stage_too(tmp_path):
     assert read_jsonl(log.folder / "events.jsonl")[0]["type"] == "NonFiniteError"
 
 
-def test_runs_are_listed_newest_first(tmp_path):
-    for name, started in (("a", "2026-01-01T00:00:00+00:00"), ("b", "2026-01-02T00:00:00+00:00")):
-        log = new_run(tmp_path, name)
-        log._record["started"] = started
-        log.finish("finished")
-    (tmp_path / "not_a_run").mkdir()
-    assert [(r["name"], r["status"]) for r in list_runs(tmp_path)] == [("b", "finished"), ("a", "finished")]
-    assert list_runs(tmp_path / "nowhere") == []
+def test_every_metric_that_the_code_names_has_its_line_of_help():
+    folders = [Path(truing.__file__).parent / name for name in ("algorithms", "train")]
+    sources = [path.read_text() for folder in folders for path in folder.glob("*.py")]
+    names = {name for text in sources for name in re.findall(r'f?"([a-z]+/[a-z_{}]+)"', text)}
+    assert len(names) > 40
+    names = {re.sub("{[a-z_]*}", "x", name.replace("{prefix}", "critic_")) for name in names}
+    missing = sorted(name for name in names if not help_of(name))
+    assert not missing, f"add them to truing/log/metric_help.py: {missing}"
+    assert {area_of(name) for name in names} <= set(AREAS)
 
 
-def test_every_metric_of_the_loop_has_its_line_of_help():
-    assert "near 0" in help_of("loss/policy").lower()
-    for name in (
-        "reward/mean",
-        "reward/std",
-        "reward/math_answer_mean",
-        "time/collect_s",
-        "train/critic_grad_norm",
-    ):
-        assert help_of(name)
-    assert all(area_of(p) in {*AREAS, "*"} and "\n" not in text for p, text in METRICS.items())
+def test_help_is_one_line_and_says_what_people_stumble_over():
+    assert all("\n" not in text and text.endswith(".") for text in METRICS.values())
+    assert "loss near 0 is normal" in help_of("loss/policy")
     assert help_of("mine/own_thing") == ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from truing.log.jsonl import read_jsonl, read_metrics
 from truing.log.metric_help import METRICS, help_of
 from truing.log.progress import Progress
-from truing.log.run_log import RunLog, StageLog, list_runs, read_run
+from truing.log.run_log import RunLog, StageLog, read_run
 from truing.log.trackers import Tracker, open_trackers
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "StageLog",
     "Tracker",
     "help_of",
-    "list_runs",
     "open_trackers",
     "read_jsonl",
     "read_metrics",

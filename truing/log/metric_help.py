@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 AREAS: Mapping[str, str] = {
-    "reward": "what the verifiers, judges and reward models say of the completions",
+    "reward": "what verifiers and reward models say",
+    "rewards": "implicit or learned rewards of the pairs",
+    "logprobs": "of the completions in the pairs",
     "rollout": "what the sampler drew",
-    "pairs": "how the chosen side of a pair stands to the rejected one",
     "loss": "what is minimised, term by term",
     "policy": "how the policy moves",
     "kl": "how far the policy is from its reference",
@@ -37,6 +38,28 @@ METRICS: Mapping[str, str] = {
     "reward/*_mean": (
         "Mean value of this verifier over the completions that it could score, before its weight."
     ),
+    "rewards/accuracy": (
+        "Share [0-1] of pairs whose chosen side has the higher reward, ties counted half. 0.5 is chance; "
+        "near 1.0 early, look for a give-away such as length."
+    ),
+    "rewards/margin": (
+        "Mean reward of chosen minus rejected. Rises from 0; compare logprobs/chosen, which may fall "
+        "meanwhile."
+    ),
+    "rewards/chosen": (
+        "Mean reward of the chosen side: implicit (beta times the log-ratio to the reference) or a reward "
+        "model's score. Rising with the margin is healthy."
+    ),
+    "rewards/rejected": "Mean reward of the rejected side, as rewards/chosen. Falls.",
+    "logprobs/chosen": (
+        "Mean log-prob of the chosen completions [nats per completion]. A small fall is normal; a large one"
+        " together with the rejected side is likelihood displacement: add an NLL term or lower the learning"
+        " rate."
+    ),
+    "logprobs/rejected": (
+        "Mean log-prob of the rejected completions [nats per completion]. Falls, and should fall faster "
+        "than logprobs/chosen."
+    ),
     "rollout/mean_tokens": (
         "Mean completion length [tokens]. Slow drift is normal; steady growth without more reward is a "
         "length bias."
@@ -46,88 +69,86 @@ METRICS: Mapping[str, str] = {
         "answer is seldom right."
     ),
     "rollout/unscored_share": (
-        "Share [0-1] of completions that could not be scored; they are not trained and are not counted as "
+        "Share [0-1] of completions that could not be scored; they are not trained and not counted as "
         "failures. Near 0."
     ),
     "rollout/kept_group_share": (
         "Share [0-1] of drawn groups that are trained. Below 1 where prompts without signal are drawn anew "
         "(dynamic sampling); the rest is sampling time that taught nothing."
     ),
-    "mismatch/logprob_gap_mean": (
-        "Mean |sampler - learner| log-prob [nats per token], before the update. Below 0.02 in float32; a "
-        "jump means the sampler holds stale or wrong weights."
-    ),
-    "mismatch/*": "Disagreement of sampler and learner on the same tokens. Near 0.",
     "loss/policy": (
-        "Clipped policy-gradient loss. Near 0 is normal, for advantages average to 0: look at reward/mean "
-        "and reward/std instead."
+        "Clipped policy-gradient loss. GRPO loss near 0 is normal, for advantages average to 0: look at "
+        "reward/mean and reward/std instead."
     ),
     "loss/nll": (
         "Mean negative log-likelihood of the trained tokens [nats per token]. Falls, then flattens; near 0 "
         "the demonstrations are memorised."
     ),
-    "loss/value": "Squared error of the critic. Falls at first; judge it by the explained variance.",
-    "loss/kl": "The KL penalty of the loss, before its coefficient [nats per token].",
-    "loss/entropy": "The entropy term of the loss, before its coefficient [nats per token].",
+    "loss/value": (
+        "Squared error of the critic, clipped. Falls at first, then follows the spread of the returns."
+    ),
+    "loss/kl": "The KL penalty in the loss, before its coefficient [nats]. Starts at 0 and grows slowly.",
     "loss/dpo": (
-        "DPO loss; ln 2 = 0.693 at the start. Below 0.3 within a few steps is a sign of memorised pairs."
+        "DPO loss; ln 2 = 0.693 at the start. Below 0.3 within a few steps the pairs are being memorised."
     ),
     "loss/bradley_terry": "Pairwise loss of the reward model; ln 2 = 0.693 is chance.",
-    "loss/*": (
-        "This term of the loss, divided by its own count, before its weight. Falls or hovers; must be finite."
+    "loss/centering": "Square of the summed rewards of a pair, which keeps their mean near 0. Small.",
+    "loss/*": "This term of the loss, divided by its own count, before its weight. Falls or hovers.",
+    "policy/entropy": (
+        "Mean entropy of the next-token distribution [nats per token]. Falls slowly; a quick fall towards 0"
+        " is mode collapse."
     ),
-    "*/accuracy*": (
-        "Share [0-1] of pairs or targets that the model gets right, ties counted half. 0.5 is chance for a "
-        "pair; near 1.0 early, look for a give-away such as length."
+    "policy/clip_fraction_low": (
+        "Share [0-1] of trained tokens whose ratio the lower bound clips. 0 on the first update of a batch;"
+        " above 0.3 the batch is reused too often or the learning rate is too high."
     ),
-    "*/*margin*": (
-        "Mean reward of chosen minus rejected. Rises; compare with chosen log-probs, which may fall."
+    "policy/clip_fraction_high": (
+        "Share [0-1] of trained tokens whose ratio the upper bound clips. 0 on the first update of a batch;"
+        " above 0.3 the batch is reused too often or the learning rate is too high."
     ),
-    "*/chosen_reward*": (
-        "Mean implicit or learned reward of the chosen side. Rising with the margin is healthy."
+    "policy/ratio_mean": (
+        "Mean of exp(logprobs - old_logprobs). 1 on the first update of a batch, and near 1 later."
     ),
-    "*/rejected_reward*": "Mean implicit or learned reward of the rejected side. Falls.",
-    "*/chosen_logprob*": (
-        "Mean log-prob of the chosen side [nats]. A small fall is normal; a large one along with the "
-        "rejected side is likelihood displacement: add an NLL term or lower the learning rate."
+    "policy/ratio_gap_mean": (
+        "Mean |ratio - 1|. 0 on the first update of a batch: anything above 0.001 there is a bug."
     ),
-    "*/rejected_logprob*": (
-        "Mean log-prob of the rejected side [nats]. Falls, and should fall faster than chosen."
+    "policy/approx_kl": (
+        "KL of the policy from the one that began the batch, k3 [nats per token]. 0 on the first update; "
+        "above 0.05 the updates of a batch go too far."
     ),
-    "*/*entropy*": (
-        "Mean entropy of the policy's next-token distribution [nats per token]. Falls slowly; a quick fall "
-        "towards 0 is mode collapse."
+    "policy/dead_group_share": (
+        "Share [0-1] of trained completions in groups without any advantage. They give no gradient; a loss "
+        "near 0 is normal, this near 1 is not."
     ),
-    "*/*clip_*": (
-        "Share [0-1] of trained tokens whose ratio was clipped. 0 on the first update of a batch; above 0.3"
-        " the batch is reused too often or the learning rate is too high."
+    "policy/ref_kl_per_sequence": (
+        "KL of the policy from the reference, k1 [nats per completion], when the batch began. Grows slowly "
+        "from 0; a jump means that the policy has left the reference."
     ),
-    "*/clip*": (
-        "Share [0-1] of trained tokens whose ratio was clipped. 0 on the first update of a batch; above 0.3"
-        " the batch is reused too often or the learning rate is too high."
+    "policy/kl_coef": "The KL coefficient now. Constant unless the controller adapts it.",
+    "value/clip_fraction": "Share [0-1] of tokens whose value loss is the clipped one. Below 0.2.",
+    "value/error_square_mean": (
+        "Mean squared error of the critic. Explained variance is 1 - this / (value/return_square_mean - "
+        "value/return_mean^2); near 0 the critic knows nothing."
     ),
-    "*/*ratio*": (
-        "exp(logprobs - old_logprobs). 1 on the first update of a batch; far from 1 the update is too large."
+    "value/return_mean": "Mean return that the critic learns to predict [reward units].",
+    "value/return_square_mean": "Mean squared return [reward units squared].",
+    "mismatch/logprob_gap_mean": (
+        "Mean |sampler - learner| log-prob [nats per token], before the update. Below 0.02 in float32; a "
+        "jump means that the sampler holds stale or wrong weights."
     ),
-    "*/kl_coef": "The KL coefficient now. Constant unless the controller adapts it.",
-    "kl/*": (
-        "Estimate of the KL divergence from the reference [nats]. Grows slowly from 0; a jump means the "
-        "policy has left the reference."
+    "mismatch/kl": "KL of the learner from the sampler on the sampled tokens, k3 [nats per token]. Near 0.",
+    "mismatch/weight_mean": (
+        "Mean weight min(exp(old - sampler log-prob), cap) that corrects the mismatch. Near 1."
     ),
-    "*/*kl*": "Estimate of a KL divergence [nats]. Grows slowly from 0; a jump means too large an update.",
-    "*/explained_variance": (
-        "1 - Var(returns - values) / Var(returns). Towards 1; below 0 the critic is worse than a constant."
-    ),
-    "value/*": "A figure of the critic, in units of the return.",
     "train/grad_norm": (
         "Gradient norm before clipping. Steady within a factor of ten; spikes foretell divergence."
     ),
     "train/critic_grad_norm": "Gradient norm of the critic before clipping.",
     "train/*clipped_fraction": (
-        "Share [0-1] of updates whose gradient norm was over max_grad_norm. Always 1: the limit, not the "
-        "learning rate, sets the step."
+        "Share [0-1] of updates whose gradient norm was over max_grad_norm. At 1 throughout the limit, not "
+        "the learning rate, sets the step."
     ),
-    "train/*learning_rate": "Learning rate of the last update. Follows the schedule.",
+    "train/*learning_rate": "Learning rate, mean over the step's updates. Follows the schedule.",
     "train/num_updates": "Optimizer updates since the stage began.",
     "train/completion_tokens": "Completion tokens of the step's batch, trained or not.",
     "time/collect_s": "Seconds to collect the batch: sampling and scoring online, next to nothing offline.",
@@ -137,6 +158,10 @@ METRICS: Mapping[str, str] = {
     "time/step_s": "Seconds of the whole step.",
     "time/tokens_per_second": "Completion tokens of the batch per second of the whole step.",
     "time/*_s": "Seconds spent on this in the step.",
+    "*/accuracy*": "Share [0-1] that the model gets right.",
+    "*/*entropy*": "Mean entropy of a next-token distribution [nats per token].",
+    "*/*kl*": "Estimate of a KL divergence [nats]. Grows slowly from 0; a jump means too large an update.",
+    "*/*clip*": "Share [0-1] of trained tokens that are clipped. 0 on the first update of a batch.",
 }
 
 

@@ -226,12 +226,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     return record
 
 
-def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Return the runs below a folder, newest first: each one's run.json and its `folder`."""
-    found = [{**read_run(path.parent), "folder": str(path.parent)} for path in folder.glob("*/run.json")]
-    return sorted(found, key=lambda r: (r["started"], r["folder"]), reverse=True)
-
-
 def _done_before(sample: Mapping[str, Any], step: int) -> bool:
     done: int = sample["step"] + (sample.get("split") != "evaluation")
     return done <= step
