@@ -302,7 +302,7 @@ class Clock:
 def show(*, terminal, quiet=False, num_steps=100, seconds=1.0):
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=140, color_system=None)
-    with Progress(quiet=quiet, console=console, interval_s=10, clock=clock) as progress:
+    with Progress(quiet=quiet, console=console, interval_s=10.0, clock=clock) as progress:
         progress.stage("rl", "grpo", num_steps)
         for step in range(num_steps):
             progress.phase("collect")

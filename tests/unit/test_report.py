@@ -272,7 +272,7 @@ def test_an_evaluation_that_scored_nothing_has_no_rate(tmp_path):
 
 def test_a_nan_breaks_the_curve_and_is_counted():
     values = [1.0, float("nan"), 2.0, float("inf"), 3.0]
-    figure = curve_chart(Curve("loss/x", range(5), values))
+    figure = curve_chart(Curve("loss/x", [float(i) for i in range(5)], values))
     path = next(e for e in figure.iter("path"))
     assert path.get("d").count("M") == 3 and "nan" not in path.get("d").lower()
     assert "2 of 5 values are not finite" in "".join(figure.itertext())
@@ -281,7 +281,7 @@ def test_a_nan_breaks_the_curve_and_is_counted():
 
 @pytest.mark.parametrize("values", [[5.0], [0.0, 0.0], [1e-9, 2e-9], [-1e12, 1e12], [math.nan], [3.0] * 5])
 def test_any_range_has_an_axis(values):
-    figure = curve_chart(Curve("x/y", range(len(values)), values))
+    figure = curve_chart(Curve("x/y", [float(i) for i in range(len(values))], values))
     places = [float(line.get("y1")) for line in figure.iter("line")]
     assert 2 <= len(places) <= 6 and min(places) >= 8 and max(places) <= 130
 
@@ -289,7 +289,7 @@ def test_any_range_has_an_axis(values):
 def test_a_long_run_keeps_its_peaks_and_stays_small(tmp_path):
     values = [0.0] * 20000
     values[7777] = 9.0
-    figure = curve_chart(Curve("x/y", range(20000), values))
+    figure = curve_chart(Curve("x/y", [float(i) for i in range(20000)], values))
     raw = next(e for e in figure.iter("path") if "raw" in e.get("class"))
     heights = [float(p.split()[1]) for p in re.split("[ML]", raw.get("d")) if p]
     assert min(heights) < 20

@@ -118,7 +118,7 @@ def headline(metrics: Mapping[str, float]) -> str:
     return "" if name is None else f"{name} {metrics[name]:.4g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Return a time as people say it: 42 s, 3 min 05 s, 2 h 07 min, 3 d 04 h."""
     whole = max(0, round(seconds))
     if whole < 60:

@@ -108,7 +108,7 @@ def _axes(scale: _Scale) -> list[Element]:
         y = scale.y(tick)
         marks.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid"))
         marks.append(el("text", number(round(tick, 12)), x=_LEFT - 6, y=y + 3.5, text_anchor="end"))
-    middle = round((scale.first + scale.last) / 2)
+    middle = float(round((scale.first + scale.last) / 2))
     for step, anchor in ((scale.first, "start"), (middle, "middle"), (scale.last, "end")):
         if anchor == "middle" and scale.last - scale.first < 4:
             continue

@@ -12,7 +12,7 @@ Child: TypeAlias = "Element | str | None"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-def el(tag: str, /, *children: Child, **attributes: str | float) -> Element:
+def el(tag: str, /, *children: Child, **attributes: str | int | float) -> Element:
     """Return an element; `class_` is class, `data_x` is data-x, a None child is nothing."""
     names = {key.rstrip("_").replace("_", "-"): _clean(str(value)) for key, value in attributes.items()}
     element = Element(tag, names)
