@@ -137,7 +137,9 @@ def reinforce(policy, rng, steps=120):
             optimizer.step()
         if step % 20 == 0:
             dead = (spread == 0).float().mean().item()
-            print(f"  grpo step {step:4d}   reward {rewards.mean().item():.3f}   groups that agree {dead:.0%}")
+            print(
+                f"  grpo step {step:4d}   reward {rewards.mean().item():.3f}   groups that agree {dead:.0%}"
+            )
 
 
 def main():

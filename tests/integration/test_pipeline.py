@@ -15,17 +15,17 @@ from truing.train import pipeline
 from truing.train.stage import StageRun
 
 VERIFIER = '''
-"""Share of the letter e: a reward with a gradient from the first step."""
+"""Share of lower-case letters: a random byte model earns about a tenth."""
 from truing.config import Strict
 from truing.types import Verdict
 
 
 class Config(Strict):
-    letter: str = "e"
+    letters: str = "abcdefghijklmnopqrstuvwxyz"
 
 
 def verify(completion, reference, config):
-    return Verdict("scored", completion.count(config.letter) / max(len(completion), 1))
+    return Verdict("scored", sum(c in config.letters for c in completion) / max(len(completion), 1))
 
 
 EXAMPLES = ()
@@ -196,11 +196,12 @@ def test_peer_11_stale_sampler_weights_stop_the_run(
     monkeypatch.setattr(
         HFSampler, "publish", lambda self, version: None if version else publish(self, version)
     )
-    s = stage("grpo", tiny_model, data, learner={"learning_rate": 0.3, "warmup": 0.0}, dtype="bfloat16")
+    s = stage("grpo", tiny_model, data, learner={"learning_rate": 0.1, "warmup": 0.0})
     with pytest.raises(MismatchError, match="sampler and learner log-probs differ"):
         pipeline.run(recipe(tmp_path, s), quiet=True)
-    status = json.loads((next((tmp_path / "runs").iterdir()) / "run.json").read_text())["status"]
-    assert status == "failed"
+    folder = next((tmp_path / "runs").iterdir())
+    assert json.loads((folder / "run.json").read_text())["status"] == "failed"
+    assert len((folder / "grpo" / "metrics.jsonl").read_text().splitlines()) == 2  # caught one step later
 
 
 def test_peer_16_a_verifier_that_fails_is_counted_and_never_a_zero(

@@ -38,8 +38,8 @@ def load_scalar(
     """
     if not is_scalar(name):
         raise ModelError(
-            f"'{name}' is no reward model: it has no {HEAD_FILE}. Name the model folder of a reward_model stage "
-            "(stage:NAME in a pipeline, RUN/STAGE/model otherwise)."
+            f"'{name}' is no reward model: it has no {HEAD_FILE}. Name the model folder of a reward_model "
+            "stage (stage:NAME in a pipeline, RUN/STAGE/model otherwise)."
         )
     network = ScalarModel.from_causal(load_model(name, dtype=dtype, device=device).model)
     network.head.load_state_dict(load_file(Path(name) / HEAD_FILE, device=str(device)))

@@ -72,10 +72,21 @@ def build(
     )  # fmt: skip
     evaluator = _evaluator(stage.evaluation, networks.start, rows, log) if stage.evaluation else None
     return StageRun(
-        stage=stage, algorithm=algorithm, config=config, learner=learner, collector=collector, reference=anchor,
-        sampler=sampler, evaluator=evaluator, log=log, progress=progress, tracker=tracker, folder=folder,
-        num_steps=num_steps, networks=networks,
-    )  # fmt: skip
+        stage=stage,
+        algorithm=algorithm,
+        config=config,
+        learner=learner,
+        collector=collector,
+        reference=anchor,
+        sampler=sampler,
+        evaluator=evaluator,
+        log=log,
+        progress=progress,
+        tracker=tracker,
+        folder=folder,
+        num_steps=num_steps,
+        networks=networks,
+    )
 
 
 def pick_device(name: str) -> torch.device:

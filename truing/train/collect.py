@@ -108,11 +108,11 @@ class Online:
         flat = [c for group in completions for c in group]
         verdicts = judge_all(self.terms, prompts, flat)
         weights = {t.name: t.weight for t in self.terms}
-        rollouts = [
-            Rollout(p, self.prompt_tokens[index[i // self.group_size]], c, first_group + i // self.group_size, v,
-                    combine(v, weights))
-            for i, (p, c, v) in enumerate(zip(prompts, flat, verdicts, strict=True))
-        ]  # fmt: skip
+        rollouts = list[Rollout]()
+        for i, (prompt, completion, said) in enumerate(zip(prompts, flat, verdicts, strict=True)):
+            place = i // self.group_size
+            reward = combine(said, weights)
+            rollouts.append(Rollout(prompt, tuple(ids[place]), completion, first_group + place, said, reward))
         rollouts = self._add_scores(rollouts)
         return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
 

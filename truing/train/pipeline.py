@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from truing.config import Recipe, Stage
-from truing.errors import ConfigError, TruingError
-from truing.log import Progress, RunLog, open_trackers, read_jsonl
+from truing.errors import ConfigError
+from truing.log import Progress, RunLog, open_trackers, read_jsonl, read_metrics
 from truing.model.scalar import is_scalar
 from truing.recipe import load_recipe, resolved
 from truing.report import write_report
@@ -75,7 +75,7 @@ def _execute(recipe: Recipe, log: RunLog, quiet: bool) -> RunResult:
         except KeyboardInterrupt:
             status = "interrupted"
             raise
-        except TruingError as error:
+        except Exception as error:
             log.event("error", str(error), type=type(error).__name__)
             raise
         finally:
@@ -88,14 +88,25 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
     folder = log.folder / stage.name
     if log.stage_status(stage.name) == "finished":
         return
-    tracker = open_trackers(stage.log.trackers, f"{recipe.name}-{stage.name}", stage.model_dump(mode="json"))
     stage_log = log.stage(stage.name, stage.algorithm, stage.steps or 0)
+    tracker = open_trackers(
+        stage.log.trackers,
+        f"{recipe.name}-{stage.name}",
+        stage.model_dump(mode="json"),
+        folder=log.folder / "tensorboard",
+        warn=lambda message: stage_log.event("tracker_failed", message),
+    )
     try:
         made = build(
-            stage, model=_locate(stage.model, log.folder), reward_model=_maybe(stage.reward_model, log.folder),
-            reference=_maybe(stage.reference, log.folder), folder=folder, log=stage_log, progress=progress,
+            stage,
+            model=_locate(stage.model, log.folder),
+            reward_model=_maybe(stage.reward_model, log.folder),
+            reference=_maybe(stage.reference, log.folder),
+            folder=folder,
+            log=stage_log,
+            progress=progress,
             tracker=tracker,
-        )  # fmt: skip
+        )
         stage_log.planned(made.num_steps)
         progress.stage(stage.name, stage.algorithm, made.num_steps)
         if not made.restore() and _wants_before(recipe, index, stage_log):
@@ -137,7 +148,7 @@ def result(folder: Path, recipe: Recipe) -> RunResult:
     """Return the records of a finished run and its last policy."""
     metrics, evaluations = [], []
     for stage in recipe.stages:
-        metrics += [{"stage": stage.name, **m} for m in read_jsonl(folder / stage.name / "metrics.jsonl")]
+        metrics += [{"stage": stage.name, **m} for m in read_metrics(folder / stage.name / "metrics.jsonl")]
         evaluations += [
             {"stage": stage.name, **e} for e in read_jsonl(folder / stage.name / "evaluations.jsonl")
         ]

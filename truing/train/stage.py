@@ -163,6 +163,10 @@ class StageRun:
         start = time.monotonic()
         record, found = self.evaluator.run(self.sampler)
         self.log.evaluation({"when": when, "step": step, "seconds": time.monotonic() - start, **record})
+        self.progress.note(
+            f"{self.stage.name}, {when} training: {record['passed']} of {record['num_scored']} pass "
+            f"(95% interval {record['low']:.1%} to {record['high']:.1%})"
+        )
         for prompt, (completion, verdict) in list(zip(self.evaluator.prompts, found, strict=True))[
             : self.stage.log.samples
         ]:
@@ -223,9 +227,10 @@ class StageRun:
         if self.stage.sampler is None or gap is None or gap <= self.stage.sampler.mismatch_threshold:
             return
         message = (
-            f"step {step}: sampler and learner log-probs differ by {gap:.3f} nats on average, over the threshold "
-            f"of {self.stage.sampler.mismatch_threshold}. The sampler holds other weights than the learner, or "
-            "another temperature or template. If the gap is only low precision, raise sampler.mismatch_threshold."
+            f"step {step}: sampler and learner log-probs differ by {gap:.3f} nats on average, over the "
+            f"threshold of {self.stage.sampler.mismatch_threshold}. The sampler holds other weights than the "
+            "learner, or another temperature or template. If the gap is only low precision, raise "
+            "sampler.mismatch_threshold."
         )
         self.log.event("mismatch", message, gap=gap)
         raise MismatchError(message)
