@@ -436,6 +436,7 @@ def test_dropout_of_a_pretrained_model_is_off_and_of_lora_acts_only_with_gradien
     policy = add_lora(tiny(), rank=4, alpha=8.0, dropout=0.5)
     learner = make(policy, lr=0.1)
     update(learner, [batch()])
+    assert not any(m.training for m in policy.modules()), "a sampler would draw with dropout"
     a, b = (learner.forward(batch(), LOGPROBS).logprobs for _ in range(2))
     assert not torch.equal(a, b)
     with torch.no_grad():
