@@ -18,12 +18,13 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         typer.echo(version("truing"))
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

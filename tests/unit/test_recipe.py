@@ -252,7 +252,7 @@ grpo_stages = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stages=st.lists(sft_stages | grpo_stages, min_size=1, max_size=3), flat=st.booleans())
 def test_a_resolved_recipe_loads_as_an_equal_recipe(
     folder: Path, stages: list[dict[str, Any]], flat: bool

@@ -372,7 +372,7 @@ garbage = st.recursive(
 bases = st.sampled_from([{}, OFFLINE, ONLINE, PIPELINE])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(base=bases, over=st.dictionaries(near_keys, garbage, max_size=5), override=st.text(max_size=12))
 @example(base=OFFLINE, over={"algorithm": "."}, override="")
 @example(base=OFFLINE, over={"algorithm": "\x00"}, override="a=1")
@@ -388,7 +388,7 @@ def test_garbage_raises_config_errors_and_nothing_else(
             assert error.problems and str(error)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=40) | st.text("abc.=[]{}\"'\n#\\ ,1", max_size=40))
 def test_garbage_files_raise_config_errors_and_nothing_else(folder: Path, text: str) -> None:
     path = folder / "fuzz.toml"

@@ -21,7 +21,8 @@ def resolve_paths(draft: Draft, folder: Path | None) -> Iterator[Complaint]:
     Args:
         folder: the recipe's; it is looked in first, except for what overrides and arguments set.
     """
-    for path in (("data", "train"), ("evaluation", "data")):
+    sources: tuple[KeyPath, ...] = (("data", "train"), ("evaluation", "data"))
+    for path in sources:
         yield from _data(draft, path, folder)
     for key in ("model", "reward_model", "reference"):
         yield from _model(draft, (key,), folder)
