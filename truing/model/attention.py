@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from truing.model.forest import Forest, Node
+from truing.model.forest import Families, Forest, Node
 
 _flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -59,7 +60,7 @@ def attend(
         return tree_flex_attention(query, key, value, mask, scale, softcap, compiled=True)
     same_width = query.shape[-1] == value.shape[-1]
     if window is None and softcap is None and same_width and query.dtype != torch.float16:
-        return _TreeFlash.apply(query, key, value, scale, forest.nodes)
+        return _TreeFlash.apply(query, key, value, scale, forest.families)
     return node_attention(query, key, value, forest, scale, window, softcap)
 
 
@@ -68,45 +69,51 @@ class _TreeFlash(torch.autograd.Function):
 
     The kernel aligns its causal mask to the top left, so descendants, which follow the node, see
     all of its keys. A token's parts (one for each ancestor and its own node) are softmaxes over
-    disjoint keys: they merge by their log-sum-exp. In the backward pass every part takes the merged
-    output and log-sum-exp, which makes its gradient that of the whole softmax.
+    disjoint keys: they merge by their log-sum-exp, those of all siblings at once, as they lie side
+    by side. In the backward pass every part takes the merged output and log-sum-exp, which makes
+    its gradient that of the whole softmax.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, nodes: tuple[Node, ...]
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, families: Families
     ) -> Tensor:
         queries, keys, values = _grouped(query, key, value)
         num_groups, repeats, num_tokens, width = queries.shape
         precise = torch.float64 if query.dtype == torch.float64 else torch.float32
         merged = torch.empty((num_tokens, num_groups, repeats, width), dtype=precise).permute(1, 2, 0, 3)
         log_total = torch.empty(num_groups, repeats, num_tokens, dtype=precise)
-        for node in nodes:
-            own, below = slice(node.start, node.end), slice(node.start, node.stop)
-            part, log_part = _flash_forward(
-                queries[:, :, below], keys[:, :, own], values[:, :, own], 0.0, True, scale=scale
-            )
-            if node.parent is None:
-                merged[:, :, below], log_total[:, :, below] = part, log_part
-                continue
-            share = torch.sigmoid(log_part - log_total[:, :, below])
-            merged[:, :, below].lerp_(part.to(precise), share.unsqueeze(-1))
-            log_total[:, :, below] = torch.logaddexp(log_total[:, :, below], log_part)
+        parts, log_parts = torch.empty_like(merged), torch.empty_like(log_total)
+        for siblings in families:
+            is_first = siblings[0].parent is None
+            output, log_output = (merged, log_total) if is_first else (parts, log_parts)
+            for node in siblings:
+                own, below = slice(node.start, node.end), slice(node.start, node.stop)
+                output[:, :, below], log_output[:, :, below] = _flash_forward(
+                    queries[:, :, below], keys[:, :, own], values[:, :, own], 0.0, True, scale=scale
+                )
+            if not is_first:
+                below = slice(siblings[0].start, siblings[-1].stop)
+                share = torch.sigmoid(log_parts[:, :, below] - log_total[:, :, below])
+                merged[:, :, below].lerp_(parts[:, :, below], share.unsqueeze(-1))
+                log_total[:, :, below] = torch.logaddexp(log_total[:, :, below], log_parts[:, :, below])
         merged = merged.to(query.dtype)
         ctx.save_for_backward(query, key, value, merged, log_total)
-        ctx.scale, ctx.nodes = scale, nodes
+        ctx.scale, ctx.families = scale, families
         return merged.permute(2, 0, 1, 3).reshape(1, num_tokens, num_groups * repeats, width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, merged, log_total = ctx.saved_tensors
+        *saved, log_total = ctx.saved_tensors
+        # In float32: the kernel's bfloat16 backward is slower, and would round the parts before they meet.
+        query, key, value, merged, grad = (x.to(log_total.dtype) for x in (*saved, grad))
         queries, keys, values = _grouped(query, key, value)
         num_groups, repeats, num_tokens, width = queries.shape
         grad = grad.reshape(num_tokens, num_groups, repeats, width).permute(1, 2, 0, 3)
-        grad_queries = torch.zeros(queries.shape, dtype=log_total.dtype)
+        grad_queries = torch.empty_like(merged)
         grad_key, grad_value = torch.empty_like(key[0]), torch.empty_like(value[0])
-        for node in ctx.nodes:
+        for node in chain.from_iterable(ctx.families):
             own, below = slice(node.start, node.end), slice(node.start, node.stop)
             for_queries, for_keys, for_values = _flash_backward(
                 grad[:, :, below],
@@ -119,10 +126,13 @@ class _TreeFlash(torch.autograd.Function):
                 True,
                 scale=ctx.scale,
             )
-            grad_queries[:, :, below] += for_queries
+            if node.parent is None:
+                grad_queries[:, :, below] = for_queries
+            else:
+                grad_queries[:, :, below] += for_queries
             grad_key[:, own], grad_value[:, own] = for_keys.sum(1), for_values.sum(1)
-        grad_query = grad_queries.reshape(query.shape).to(query.dtype)
-        return grad_query, grad_key[None], grad_value[None], None, None
+        gradients = (grad_queries.flatten(0, 1)[None], grad_key[None], grad_value[None])
+        return *(g.to(saved[0].dtype) for g in gradients), None, None
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

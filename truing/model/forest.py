@@ -30,6 +30,9 @@ class Node:
         return self.end - self.start
 
 
+Families = tuple[tuple[Node, ...], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Forest:
     """Rows packed depth first, each shared prefix once, with nothing padded.
@@ -39,6 +42,7 @@ class Forest:
         positions: of each token in its rows; they restart at each branch and each root.
         stops: token j is attended to by exactly the tokens in [j, stops[j]).
         nodes: in the order of the tokens, so parents come first.
+        families: the same nodes by parent, parents first; each family's tokens and descendants are one range.
         paths: of each row, where its tokens lie.
         num_padded_tokens: tokens of the same rows as one padded batch.
     """
@@ -47,6 +51,7 @@ class Forest:
     positions: Int[Tensor, " T"]
     stops: Int[Tensor, " T"]
     nodes: tuple[Node, ...]
+    families: Families
     paths: tuple[Int[Tensor, " _"], ...]
     num_padded_tokens: int
 
@@ -108,6 +113,7 @@ def plant(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> 
         positions=torch.cat(positions or empty).to(device),
         stops=torch.cat(stops or empty).to(device),
         nodes=tuple(nodes),
+        families=_families(nodes),
         paths=tuple(paths),
         num_padded_tokens=len(rows) * max(lengths, default=0),
     )
@@ -159,10 +165,18 @@ def _with_stops(nodes: list[Node]) -> list[Node]:
     return [Node(n.start, n.end, stop, n.parent, n.position) for n, stop in zip(nodes, stops, strict=True)]
 
 
+def _families(nodes: list[Node]) -> Families:
+    """Return the nodes grouped by parent, in the order in which parents come."""
+    children: dict[int, list[Node]] = {}
+    for node in nodes:
+        children.setdefault(-1 if node.parent is None else node.parent, []).append(node)
+    return tuple(tuple(children[parent]) for parent in sorted(children))
+
+
 def _path(nodes: list[Node], index: int | None) -> Int[Tensor, " _"]:
     """Return where the tokens of a row lie that ends with node `index`."""
-    ranges: list[Tensor] = []
+    line: list[Node] = []
     while index is not None:
-        ranges.append(torch.arange(nodes[index].start, nodes[index].end))
+        line.append(nodes[index])
         index = nodes[index].parent
-    return torch.cat(ranges[::-1])
+    return torch.tensor([i for node in reversed(line) for i in range(node.start, node.end)])

@@ -58,8 +58,10 @@ def backbone_of(model: nn.Module) -> nn.Module:
     """Return the body of a causal model, of a peft model around one, or of a ScalarModel."""
     if isinstance(model, ScalarModel):
         return backbone_of(model.backbone)
-    causal = causal_of(model)
+    causal: Any = causal_of(model)
     backbone: Any = getattr(causal, "base_model", causal)
+    if backbone is causal and hasattr(causal, "get_output_embeddings") and causal.get_output_embeddings():
+        backbone = causal.get_decoder()  # Llama 4 keeps its body under another name than its class says
     return backbone
 
 
