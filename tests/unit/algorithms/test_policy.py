@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -121,3 +123,26 @@ def test_peer_26_a_tie_is_half_a_win():
     terms = reward_model.loss(Outputs(scores=scores), batch, reward_model.config())
     found = {t.name: t.total.item() / 3 for t in terms}
     assert found["rewards/accuracy"] == pytest.approx(0.5)  # a tie, a win and a loss
+
+
+def test_dapo_takes_the_overlong_penalty_off_the_reward():
+    dapo = plugins.load("algorithms", "dapo").ALGORITHM
+    batch = batch_of([1.0, 1.0], width=4)
+    batch = replace(batch, lengths=torch.tensor([2, 4]))
+    credited = dapo.credit(batch, dapo.config(max_tokens=4, overlong_cache=2))
+    assert credited.advantages[0, 0] > 0 > credited.advantages[1, 0]  # equally right, and one too long
+    assert (dapo.credit(batch, dapo.config()).advantages == 0).all()
+
+
+@pytest.mark.parametrize("target", [3.0, 12.0])
+def test_ppo_raises_its_coefficient_above_the_target_and_lowers_it_below(target):
+    ppo = plugins.load("algorithms", "ppo").ALGORITHM
+    config = ppo.config(kl_coef=0.1, kl_target=target, kl_horizon_steps=10.0)
+    adapted = ppo.adapt(config, {"policy/ref_kl_per_sequence": 6.0})
+    assert adapted.kl_coef == pytest.approx(0.1 * (1.02 if target < 6 else 0.98))
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_approx_kl_is_the_k3_of_the_policy_that_drew_the_tokens(name):
+    found = metrics_of(name, batch_of([1.0, 0.0, 0.0, 1.0]), torch.full((4, 3), 0.5))
+    assert found["policy/approx_kl"] == pytest.approx(1.6487213 - 1 - 0.5)  # rho - 1 - log rho
