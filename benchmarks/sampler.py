@@ -95,7 +95,7 @@ def compare(name: str, model, sampler: HFSampler, prompts, stops: tuple[int, ...
     print(
         f"{name}: {statistics.median(ratios):.2f}x of model.generate at {size} rows "
         f"(pairs {', '.join(f'{r:.2f}' for r in ratios)}); "
-        f"{statistics.median(ours):.0f} against {statistics.median(theirs):.0f} tokens/s; {tokens} tokens each"
+        f"{statistics.median(ours):.0f} against {statistics.median(theirs):.0f} tokens/s, {tokens} tokens"
     )
 
 

@@ -46,6 +46,14 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
+def twin(learner: nn.Module) -> Any:
+    """Return the learner's model with its very weights and adapters, but a config and hooks of its own."""
+    base = _base(learner)
+    model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
+    _without_hooks(model)
+    return model.eval()
+
+
 class WeightCopy:
     """A model with the learner's architecture and its own weights, config and attention implementation.
 
@@ -109,11 +117,15 @@ def _structure(learner: PreTrainedModel, dtype: torch.dtype) -> Any:
     model = copy.deepcopy(learner, memo)
     _replace(model, lambda m: isinstance(m, BaseTunerLayer), lambda m: m.get_base_layer())
     _replace(model, lambda m: isinstance(m, AuxiliaryTrainingWrapper), lambda m: m.original_module)
+    _without_hooks(model)
+    model.generation_config = GenerationConfig()  # the recipe says how to sample, not the checkpoint
+    return model.eval()
+
+
+def _without_hooks(model: nn.Module) -> None:
     for module in model.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
-    model.generation_config = GenerationConfig()  # the recipe says how to sample, not the checkpoint
-    return model.eval()
 
 
 def _pack(model: nn.Module) -> None:

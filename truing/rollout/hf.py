@@ -22,9 +22,10 @@ from transformers import PreTrainedTokenizerBase
 
 from truing.errors import ConfigError, ModelError
 from truing.rollout._decode import Decoding, Row, new_row
+from truing.rollout._kv import NAME
 from truing.rollout._plain import generate_plain
 from truing.rollout._probe import why_not
-from truing.rollout._weights import WeightCopy
+from truing.rollout._weights import WeightCopy, twin
 from truing.rollout.sampler import SamplingParams
 from truing.types import Completion
 
@@ -66,8 +67,10 @@ class HFSampler:
         self._copy = WeightCopy(model, dtype or _fast_dtype(next(model.parameters()).device))
         self._config: Any = self._copy.model.config.get_text_config()
         with torch.inference_mode():
-            self.plain_reason = why_not(self._copy.model)
-        if self.plain_reason:
+            self.plain_reason = why_not(twin(model))
+        if self.plain_reason is None:
+            self._copy.model.config._attn_implementation = NAME
+        else:
             family = type(self._copy.model).__name__
             logger.warning("%s samples with its own cache, group by group: %s", family, self.plain_reason)
 
