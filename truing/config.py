@@ -26,6 +26,10 @@ class Options(Strict):
     data: ClassVar[DataKind]
     learning_rate: ClassVar[tuple[float, float]]
 
+    def sampler_max_tokens(self) -> int | None:
+        """Return what sampler.max_tokens must be, or None where the algorithm does not care."""
+        return None
+
     def needs(self) -> frozenset[str]:
         """Return which of logprobs, entropy, values, scores, old_logprobs, ref_logprobs are used."""
         return frozenset({"logprobs"})

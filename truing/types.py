@@ -135,7 +135,7 @@ class Batch:
     def count(self) -> dict[Unit, Tensor]:
         """Return how many tokens, sequences, pairs and prompts are trained here: what divides a Term."""
         rows = torch.tensor(float(len(self)), device=self.mask.device)
-        prompts = torch.tensor(float(len(self.groups.unique())), device=self.mask.device)
+        prompts = torch.tensor(float(len(set(self.groups.tolist()))), device=self.mask.device)
         return {"token": self.mask.sum().float(), "sequence": rows, "pair": rows / 2, "prompt": prompts}
 
     def rows(self, index: Int[Tensor, " K"]) -> Batch:

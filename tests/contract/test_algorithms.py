@@ -314,7 +314,7 @@ IGNORED = [
     ("ppo", {"kl_target": 6.0, "kl_coef": 0.0}, "kl_coef is 0"),
     (
         "dapo",
-        {"overlong_cache": None, "max_tokens": 100},
+        {"overlong_cache": 0, "max_tokens": 100},
         "without overlong_cache",
     ),
     ("dapo", {"dynamic_sampling": False, "max_resamples": 3}, "without dynamic_sampling"),

@@ -71,6 +71,8 @@ def stage(kind: str, model: Path, data: dict[str, str], **changes: Any) -> dict[
     if kind in ("grpo", "dapo", "ppo"):
         base["data"] = {"train": data["prompts"]}
         base["sampler"] = {"group_size": 4, "max_tokens": 8, "mismatch_threshold": 0.1}
+        if kind == "dapo":
+            base["options"] = {"max_tokens": 8, "overlong_cache": 2}
         base["rewards"] = {"letter": {"verifier": data["verifier"]}}
     else:
         base["data"] = {"train": data["demonstrations" if kind == "sft" else "pairs"]}

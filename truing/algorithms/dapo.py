@@ -32,6 +32,7 @@ class Config(Options):
 
     data: ClassVar[DataKind] = "prompts"
     learning_rate: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
+    min_group_size: ClassVar[int] = 2
 
     clip_low: float = Field(0.2, gt=0, lt=1, description="the ratio counts down to 1 - clip_low")
     clip_high: float = Field(
@@ -40,8 +41,8 @@ class Config(Options):
     max_tokens: int = Field(
         20480, gt=0, description="completion tokens that cost the whole penalty; the sampler's"
     )
-    overlong_cache: int | None = Field(
-        4096, gt=0, description="tokens below max_tokens over which the penalty grows; None: no penalty"
+    overlong_cache: int = Field(
+        4096, ge=0, description="tokens below max_tokens over which the penalty grows; 0: no penalty"
     )
     dynamic_sampling: bool = Field(
         True,
@@ -51,15 +52,15 @@ class Config(Options):
     max_resamples: int = Field(
         10, gt=0, description="times to draw anew before going on", json_schema_extra={"read_by": "collect"}
     )
-    mismatch_cap: float | None = Field(
-        2.0, ge=1, description="cap of the weight that corrects sampler log-probs; None: no correction"
+    mismatch_cap: float = Field(
+        2.0, ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"
     )
 
     @model_validator(mode="after")
     def _penalty_has_use(self) -> Config:
-        if self.overlong_cache is None and self.max_tokens != 20480:
+        if self.overlong_cache == 0 and self.max_tokens != 20480:
             raise ValueError("max_tokens does nothing without overlong_cache: leave it out")
-        if self.overlong_cache is not None and self.overlong_cache > self.max_tokens:
+        if self.overlong_cache > self.max_tokens:
             raise ValueError(f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}")
         return self
 
@@ -69,6 +70,10 @@ class Config(Options):
             raise ValueError("max_resamples does nothing without dynamic_sampling: leave it out")
         return self
 
+    def sampler_max_tokens(self) -> int | None:
+        """Return what sampler.max_tokens must be, or None where it does not matter."""
+        return self.max_tokens if self.overlong_cache else None
+
     def needs(self) -> frozenset[str]:
         return frozenset({"logprobs", "entropy"})
 
@@ -76,7 +81,7 @@ class Config(Options):
 def _credit(batch: Batch, config: Config) -> Batch:
     batch = scored_only(batch)
     rewards = batch.require("rewards")
-    if config.overlong_cache is not None:
+    if config.overlong_cache:
         rewards = rewards + soft_overlong_penalty(
             batch.lengths, max_tokens=config.max_tokens, cache=config.overlong_cache
         )
@@ -91,7 +96,7 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
         reduction=token_mean,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
-        mismatch_cap=config.mismatch_cap,
+        mismatch_cap=config.mismatch_cap or None,
     )
 
 

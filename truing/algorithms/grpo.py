@@ -34,6 +34,7 @@ class Config(Options):
 
     data: ClassVar[DataKind] = "prompts"
     learning_rate: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
+    min_group_size: ClassVar[int] = 2
 
     clip_low: float = Field(0.2, gt=0, lt=1, description="the ratio counts down to 1 - clip_low")
     clip_high: float = Field(
@@ -50,8 +51,8 @@ class Config(Options):
         "k3", description="k3: the paper's, of forward-KL gradient; k2 and k3_ratio: of reverse-KL gradient"
     )
     entropy_coef: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight of the entropy bonus")
-    mismatch_cap: float | None = Field(
-        2.0, ge=1, description="cap of the weight that corrects sampler log-probs; None: no correction"
+    mismatch_cap: float = Field(
+        2.0, ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"
     )
 
     @model_validator(mode="after")
@@ -78,7 +79,7 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         dual_clip=config.dual_clip,
-        mismatch_cap=config.mismatch_cap,
+        mismatch_cap=config.mismatch_cap or None,
         entropy_coef=config.entropy_coef,
     )
     return terms + _kl_terms(outputs, batch, config) if config.kl_coef else terms

@@ -58,8 +58,8 @@ class Config(Options):
         0.0, ge=0, allow_inf_nan=False, description="taken off the score of a truncated completion"
     )
     entropy_coef: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight of the entropy bonus")
-    mismatch_cap: float | None = Field(
-        2.0, ge=1, description="cap of the weight that corrects sampler log-probs; None: no correction"
+    mismatch_cap: float = Field(
+        2.0, ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"
     )
 
     @model_validator(mode="after")
@@ -130,7 +130,7 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         dual_clip=config.dual_clip,
-        mismatch_cap=config.mismatch_cap,
+        mismatch_cap=config.mismatch_cap or None,
         entropy_coef=config.entropy_coef,
     )
     terms += _value_terms(outputs, batch, config)

@@ -113,14 +113,17 @@ class _TokenLogprobs(torch.autograd.Function):
         entropies = (total.log2() - moment / total) * _LN_2
         ctx.save_for_backward(hidden, weight, bias, targets, log_total, entropies)
         ctx.transform, ctx.entropy = transform, entropy
+        ctx.set_materialize_grads(False)  # an entropy that is only logged sends no gradient
         if not entropy:
             ctx.mark_non_differentiable(entropies)
         return (chosen - log_total) * _LN_2, entropies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, log_total, entropies = ctx.saved_tensors
+        if grad is None:
+            grad = torch.zeros_like(log_total)
         transform: _Transform = ctx.transform
         states = hidden.to(transform.compute)
         grad_hidden = (

@@ -25,6 +25,7 @@ class Method:
     data: DataKind
     needs: frozenset[str] | None
     min_group_size: int | None = None
+    max_tokens: int | None = None  # that the sampler must have
 
     @property
     def name(self) -> str:
@@ -125,6 +126,11 @@ def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:
     if stage.sampler is not None and minimum is not None and group_size < minimum:
         what = f"{group_size} is too few: {method.name} compares the completions of a prompt with each other"
         yield Complaint(("sampler", "group_size"), what, f"at least {minimum}; 8 is a common start")
+    if stage.sampler is not None and method.max_tokens not in (None, stage.sampler.max_tokens):
+        given = stage.sampler.max_tokens
+        what = f"{method.max_tokens} is not the sampler's limit of {given}, so nothing would be overlong"
+        right = f"options = {{ max_tokens = {given}, overlong_cache = {max(given // 5, 1)} }}"
+        yield Complaint(("options", "max_tokens"), what, f"{right}, or overlong_cache = 0 for no penalty")
     rows = stage.batch_size * group_size
     if stage.learner.num_minibatches > rows:
         what = f"{stage.learner.num_minibatches} minibatches of a batch of {rows} rows would be empty"

@@ -53,8 +53,10 @@ def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
         right = "derive it from truing.config.Options, and set data and learning_rate"
         return None, said(draft, [Complaint(("algorithm",), f"the Config of {name} is no Options", right)])
     found = located_problems(config, options, draft, ("options",), config.model_fields)
-    needs = None if found else config(**options).needs()
-    method = Method(name, config.data, needs, getattr(config, "min_group_size", None))
+    made = None if found else config(**options)
+    needs = None if made is None else made.needs()
+    limit = None if made is None else made.sampler_max_tokens()
+    method = Method(name, config.data, needs, getattr(config, "min_group_size", None), limit)
     return method, [problem for problem, _ in found]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from truing.types import Algorithm, Batch, Outputs, Term, Unit
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What updates: the policy (and critic), its optimizer and its schedule."""
 
@@ -26,6 +27,7 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
 class Run(Protocol):
     """Where batches come from and where results go, for one stage of training."""
 

@@ -29,6 +29,8 @@ def test_a_seed_gives_the_same_and_samples_differ(sampler):
     found = sampler.generate(PROMPTS, PARAMS, num_samples=4)
     assert found == sampler.generate(PROMPTS, PARAMS, num_samples=4)
     assert len({c.tokens for c in found[0]}) == 4
+    twice = tokens(sampler.generate([PROMPTS[0], PROMPTS[0]], PARAMS, num_samples=4))
+    assert not set(twice[0]) & set(twice[1]), "equal prompts draw their own completions"
     assert tokens(found) != tokens(sampler.generate(PROMPTS, replace(PARAMS, seed=8), num_samples=4))
 
 
@@ -45,12 +47,13 @@ def test_a_row_depends_on_its_prompt_and_indices_only(sampler, make_model, numbe
 def test_slots_are_refilled_while_other_rows_grow(make_model, numbers):
     """More prompts than rows, rows of many lengths, and more steps than the ring of columns is wide."""
     prompts = [[i + 1, *range(2, 2 + i % 5)] for i in range(24)]
-    params = SamplingParams(max_tokens=40, stop_token_ids=tuple(range(0, 97, 9)), seed=1)
+    params = SamplingParams(max_tokens=40, stop_token_ids=tuple(range(0, 97, 30)), seed=1)
     for family in ("llama", "mistral"):
         wide = HFSampler(make_model(family), numbers, dtype=torch.float32)
         narrow = HFSampler(make_model(family), numbers, dtype=torch.float32, max_rows=8)
         found = wide.generate(prompts, params, num_samples=2)
         assert len({len(c.tokens) for g in found for c in g}) > 6
+        assert max(len(c.tokens) for g in found for c in g) == 40
         again = narrow.generate(prompts, params, num_samples=2)
         assert tokens(again) == tokens(found)
         pairs = [(a, b) for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True)]
