@@ -19,9 +19,9 @@ def test_greedy_equals_generate(family, make_model, numbers):
     model = make_model(family)
     sampler = HFSampler(model, numbers, dtype=torch.float32)
     assert sampler.plain_reason is None
-    found = sampler.generate(PROMPTS, SamplingParams(max_tokens=20, stop_token_ids=(), temperature=0))
+    found = sampler.generate(PROMPTS, SamplingParams(max_tokens=40, stop_token_ids=(), temperature=0))
     for prompt, (completion,) in zip(PROMPTS, found, strict=True):
-        wanted = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=20)[0, len(prompt) :]
+        wanted = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=40)[0, len(prompt) :]
         assert list(completion.tokens) == wanted.tolist()
 
 
