@@ -19,7 +19,7 @@ PROMPTS = [[1, 30, 40, 50], [1, 60], [1, 9, 8, 7, 6, 12, 13]]
 def test_greedy_equals_generate_on_the_gpu(tiny_model):
     loaded = load_model(str(tiny_model), device="cuda")
     sampler = HFSampler(loaded.model, loaded.tokenizer, dtype=torch.float32)
-    params = SamplingParams(max_tokens=40, stop_token_ids=(), temperature=0)
+    params = SamplingParams(max_tokens=40, stop_token_ids=(), temperature=0.0)
     for prompt, (completion,) in zip(PROMPTS, sampler.generate(PROMPTS, params), strict=True):
         ids = torch.tensor([prompt], device="cuda")
         wanted = loaded.model.generate(ids, do_sample=False, max_new_tokens=40, eos_token_id=None)

@@ -27,35 +27,36 @@ class Row:
 
     prompt: int
     random: np.random.Generator
+    max_tokens: int
+    stops: frozenset[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
-    def append(self, token: int, logprob: float, params: SamplingParams) -> None:
+    def append(self, token: int, logprob: float) -> None:
         """Add a drawn token and finish at a stop token or at the limit."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if token in params.stop_token_ids:
+        if token in self.stops:
             self.finish_reason = "stop"
-        elif len(self.tokens) == params.max_tokens:
+        elif len(self.tokens) == self.max_tokens:
             self.finish_reason = "length"
 
 
-def new_row(prompt: int, sample: int, seed: int) -> Row:
-    """Return an empty row whose random numbers depend on these three only."""
-    return Row(prompt, np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, prompt, sample)))))
+def new_rows(prompt: int, num_samples: int, params: SamplingParams) -> list[Row]:
+    """Return empty rows whose random numbers depend on the seed, the prompt's index and their own only."""
+    stops = frozenset(params.stop_token_ids)
+    seeds = [np.random.SeedSequence((params.seed, prompt, sample)) for sample in range(num_samples)]
+    return [Row(prompt, np.random.Generator(np.random.Philox(s)), params.max_tokens, stops) for s in seeds]
 
 
-def draw(
-    drawer: Drawer, logits: Float[Tensor, "R V"], rows: Sequence[Row | None], params: SamplingParams
-) -> list[int]:
+def draw(drawer: Drawer, logits: Float[Tensor, "R V"], rows: Sequence[Row | None]) -> list[int]:
     """Draw a token for every row and add it to those that are alive; return all tokens.
 
     Args:
-        drawer: of these params.
+        drawer: at the rows' temperature.
         logits: for the next token of each row.
         rows: None and finished rows are drawn for too, and forget what was drawn.
-        params: limits and stop tokens.
     """
     alive = [row if row is not None and row.finish_reason is None else None for row in rows]
     uniforms = [row.random.random() if row is not None else 0.5 for row in alive]
@@ -63,7 +64,7 @@ def draw(
     tokens: list[int] = drawn.tolist()
     for row, token, logprob in zip(alive, tokens, logprobs.tolist(), strict=True):
         if row is not None:
-            row.append(token, logprob, params)
+            row.append(token, logprob)
     return tokens
 
 
@@ -138,7 +139,7 @@ class Decoding:
         ends = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits = forward(self._model, state, tokens, positions, keep=ends)
         cells = [row for rows in groups for row in [*rows, *[None] * (self._slots - len(rows))]]
-        self._last += draw(self._drawer, logits.repeat_interleave(self._slots, 0), cells, self._params)
+        self._last += draw(self._drawer, logits.repeat_interleave(self._slots, 0), cells)
         self._grid.admit(state)
         self._cells += cells
 
@@ -146,7 +147,7 @@ class Decoding:
         positions = self._grid.advance()
         tokens = torch.tensor(self._last, device=positions.device)
         logits = forward(self._model, self._grid, tokens, positions)
-        self._last = draw(self._drawer, logits, self._cells, self._params)
+        self._last = draw(self._drawer, logits, self._cells)
 
     def _compact(self, *, slots_stay: bool) -> None:
         """Leave finished rows behind once the grid gets so much smaller that it pays for the copy."""

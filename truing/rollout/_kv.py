@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ class Ask:
     sinks: Float[Tensor, " Hq"] | None = None  # logits of a key that has no value
 
 
+@runtime_checkable
 class Pass(Protocol):
     """The state that attention finds in the context variable."""
 

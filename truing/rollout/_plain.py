@@ -33,14 +33,14 @@ def generate_plain(
             tokens,
             attention_mask=torch.ones_like(tokens),
             generation_config=config,
-            logits_processor=LogitsProcessorList([_drawn(rows, drawer, params)]),
+            logits_processor=LogitsProcessorList([_drawn(rows, drawer)]),
             stopping_criteria=StoppingCriteriaList([_finished(rows)]),
         )
 
 
-def _drawn(rows: Sequence[Row], drawer: Drawer, params: SamplingParams) -> Any:
+def _drawn(rows: Sequence[Row], drawer: Drawer) -> Any:
     def process(input_ids: Int[Tensor, "R T"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        tokens = torch.tensor(draw(drawer, scores, rows, params), device=scores.device)
+        tokens = torch.tensor(draw(drawer, scores, rows), device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
     return process

@@ -69,7 +69,7 @@ class WeightCopy:
         """
         self._learner = _base(learner)
         self.model = _structure(self._learner, dtype)
-        if dtype == torch.bfloat16 and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if self.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
             _pack(self.model)
         self.refresh()
 

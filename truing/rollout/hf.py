@@ -21,7 +21,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from truing.errors import ConfigError, ModelError
-from truing.rollout._decode import Decoding, Row, new_row
+from truing.rollout._decode import Decoding, Row, new_rows
 from truing.rollout._kv import NAME
 from truing.rollout._plain import generate_plain
 from truing.rollout._probe import why_not
@@ -97,7 +97,7 @@ class HFSampler:
         max_rows = self._max_rows or self._rows_that_fit(
             max(map(len, prompts)), params.max_tokens, num_samples
         )
-        rows = [[new_row(p, s, params.seed) for s in range(num_samples)] for p in range(len(prompts))]
+        rows = [new_rows(p, num_samples, params) for p in range(len(prompts))]
         groups = [part[i : i + max_rows] for part in rows for i in range(0, num_samples, max_rows)]
         if self.plain_reason:
             generate_plain(self._copy.model, prompts, groups, params)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCAB = 97
 SHARED = {
@@ -47,16 +48,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-class Numbers:
-    """A tokenizer of numbers: text is the ids."""
-
-    def decode(self, ids: list[int], **options: Any) -> str:
-        return " ".join(map(str, ids))
-
-
-@pytest.fixture
-def numbers() -> Numbers:
-    return Numbers()
+@pytest.fixture(scope="session")
+def numbers() -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose text is the ids."""
+    words = models.WordLevel({str(i): i for i in range(VOCAB)}, unk_token="0")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_top_k_and_top_p_cut_and_logprobs_stay_of_the_full_softmax():
 
 def test_greedy_takes_the_likeliest_and_reports_temperature_one():
     logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
-    tokens, logprobs = Drawer(temperature=0)(logits, torch.full((2,), 0.99, dtype=torch.float64))
+    tokens, logprobs = Drawer(temperature=0.0)(logits, torch.full((2,), 0.99, dtype=torch.float64))
     assert tokens.tolist() == [1, 0]
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 

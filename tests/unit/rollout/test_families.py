@@ -19,7 +19,7 @@ def test_greedy_equals_generate(family, make_model, numbers):
     model = make_model(family)
     sampler = HFSampler(model, numbers, dtype=torch.float32)
     assert sampler.plain_reason is None
-    found = sampler.generate(PROMPTS, SamplingParams(max_tokens=40, stop_token_ids=(), temperature=0))
+    found = sampler.generate(PROMPTS, SamplingParams(max_tokens=40, stop_token_ids=(), temperature=0.0))
     for prompt, (completion,) in zip(PROMPTS, found, strict=True):
         wanted = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=40)[0, len(prompt) :]
         assert list(completion.tokens) == wanted.tolist()
@@ -74,7 +74,7 @@ def test_other_families_use_their_own_cache_and_say_so(family, options, reason, 
     sampler = HFSampler(model, numbers, dtype=torch.float32)
     assert reason in sampler.plain_reason
     assert len(caplog.records) == 1 and reason in caplog.text
-    params = SamplingParams(max_tokens=8, stop_token_ids=(4, 9), temperature=0)
+    params = SamplingParams(max_tokens=8, stop_token_ids=(4, 9), temperature=0.0)
     for prompt, (completion,) in zip(PROMPTS, sampler.generate(PROMPTS, params), strict=True):
         wanted = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8)[
             0, len(prompt) :
