@@ -35,7 +35,7 @@ class Gate:
         self._process = psutil.Process()
         self._counter: Counter | None = None
         self._model: Dimensions | None = None
-        self._started = 0.0
+        self._started = self._cpu = 0.0
         self._rest = 0
 
     def ready(self, model: Dimensions) -> None:
@@ -58,6 +58,7 @@ class Gate:
             assert self._model is not None
             self._counter = Counter(self._model)
             self._counter.__enter__()
+        self._cpu = sum(self._process.cpu_times()[:2])
         self._started = time.perf_counter()
 
     def done(self, **facts: Any) -> None:
@@ -65,6 +66,7 @@ class Gate:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         facts["seconds"] = time.perf_counter() - self._started
+        facts["cpu_seconds"] = sum(self._process.cpu_times()[:2]) - self._cpu
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             facts["flops"] = dict(self._counter.flops)

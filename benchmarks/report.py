@@ -93,11 +93,16 @@ def _workers(result: Result) -> dict[str, Worker]:
 
 
 def _line(result: Result, name: str, worker: Worker) -> str:
-    head = f"  {name:12s} {result.seconds(worker):8.2f} s   {_percent(result, worker):>4s} of the floor"
     peak, step = result.peak_bytes(worker) / 2**30, result.step_bytes(worker) / 2**30
-    memory = f"   peak {peak:.2f} GiB, step {step:.2f} GiB"
-    ratio = f"   {result.speedup(worker.variant):.2f}x" if worker.side == "trl" else ""
-    return head + memory + ratio
+    parts = [
+        f"  {name:12s} {result.seconds(worker):8.2f} s",
+        f"{result.cpu_seconds(worker):8.2f} s of processor",
+        f"{_percent(result, worker):>4s} of the floor",
+        f"peak {peak:.2f} GiB, step {step:.2f} GiB",
+    ]
+    if worker.side == "trl":
+        parts.append(f"{result.speedup(worker.variant):.2f}x")
+    return "   ".join(parts)
 
 
 def _percent(result: Result, worker: Worker) -> str:
@@ -115,10 +120,18 @@ def _times(results: Sequence[Result], *, gpu: bool) -> str:
         best = r.peers["best"]
         default = f"{r.speedup('default'):.2f}x" if "default" in r.peers else ""
         cells = [
-            r.work.title, r.dtype, f"{r.seconds(r.ours):.2f}", f"{r.seconds(best):.2f}",
-            f"**{r.speedup('best'):.2f}x**", f"{TARGETS[r.work.name][gpu]}x", default, f"{r.peak_bytes(best) / r.peak_bytes(r.ours):.2f}x",
-            f"{r.step_bytes(best) / r.step_bytes(r.ours):.2f}x", _percent(r, r.ours), _percent(r, best),
-        ]  # fmt: skip
+            r.work.title,
+            r.dtype,
+            f"{r.seconds(r.ours):.2f}",
+            f"{r.seconds(best):.2f}",
+            f"**{r.speedup('best'):.2f}x**",
+            f"{TARGETS[r.work.name][gpu]}x",
+            default,
+            f"{r.peak_bytes(best) / r.peak_bytes(r.ours):.2f}x",
+            f"{r.step_bytes(best) / r.step_bytes(r.ours):.2f}x",
+            _percent(r, r.ours),
+            _percent(r, best),
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

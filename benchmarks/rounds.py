@@ -87,6 +87,10 @@ class Result:
         """Return the median time of a step."""
         return median([step["seconds"] for step in worker.steps if step])
 
+    def cpu_seconds(self, worker: Worker) -> float:
+        """Return the median processor time of a step, which other programs disturb less than its time."""
+        return median([step["cpu_seconds"] for step in worker.steps if step])
+
     def peak_bytes(self, worker: Worker) -> float:
         """Return the most memory that a step reached, of the whole process."""
         return max(step["peak_bytes"] for step in worker.steps if step)
