@@ -17,6 +17,7 @@ from benchmarks import machine, report
 from benchmarks.rounds import Growth, Result, measure, measure_growth
 from benchmarks.work import works
 
+_PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 GROWTH = "growth"
 DTYPES = ("float32", "bfloat16")
 
@@ -47,12 +48,12 @@ def main() -> int:
             )
             results.append(result)
             print(report.lines(result), flush=True)
-    if args.write:
-        text = report.page(machine.facts(), results, growths, threads=args.threads, num_rounds=rounds)
-        Path(args.write).write_text(text, encoding="utf-8")
     wrong = [line for result in results for line in result.disagreements()]
     for line in wrong:
         print(f"NOT THE SAME WORK: {line}", file=sys.stderr)
+    if args.write and not wrong:
+        text = report.page(machine.facts(), results, growths, threads=args.threads, num_rounds=rounds)
+        args.write.write_text(text, encoding="utf-8")
     return 1 if wrong else 0
 
 
@@ -72,9 +73,12 @@ def _arguments() -> argparse.Namespace:
         help="of each side (default: the cores)",
     )
     parser.add_argument(
-        "--write", metavar="FILE", help="also write the figures as a page, such as docs/benchmarks.md"
+        "--write", type=Path, help="page of figures (default: docs/benchmarks.md of a full run)"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.write and not args.quick and (args.only, args.dtype) == (names, DTYPES):
+        args.write = _PAGE
+    return args
 
 
 if __name__ == "__main__":
