@@ -43,7 +43,8 @@ class Progress:
         self._bar = _bar(self._console) if live else None
         self._task: TaskID | None = None
         self._printed = -math.inf
-        self._begin("", "", 0)
+        self._stage, self._num_steps, self._printed = "", 0, -math.inf
+        self.restart_clock()
 
     def __enter__(self) -> Progress:
         """Start the live display."""
@@ -60,11 +61,16 @@ class Progress:
 
     def stage(self, name: str, algorithm: str, num_steps: int) -> None:
         """Begin a stage; the bar of the one before stays above it."""
-        self._begin(name, algorithm, num_steps)
+        self._stage, self._num_steps, self._printed = name, num_steps, -math.inf
+        self.restart_clock()
         if self._bar is not None:
             self._task = self._bar.add_task(name, total=num_steps, phase="", figures=algorithm)
         else:
             self._print(f"{name}: {algorithm}, {num_steps} steps")
+
+    def restart_clock(self) -> None:
+        """Take the speed and the time left from now on: what came before was no training step."""
+        self._ticks = deque([(self._clock(), 0)], maxlen=_WINDOW + 1)
 
     def phase(self, name: str) -> None:
         """Say what happens now: collect, train or evaluate."""
@@ -92,10 +98,6 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line that stays, such as the result of an evaluation."""
         self._print(text)
-
-    def _begin(self, name: str, algorithm: str, num_steps: int) -> None:
-        self._stage, self._num_steps, self._printed = name, num_steps, -math.inf
-        self._ticks: deque[tuple[float, int]] = deque([(self._clock(), 0)], maxlen=_WINDOW + 1)
 
     def _speed(self, done: int) -> tuple[str, ...]:
         seconds = self._ticks[-1][0] - self._ticks[0][0]

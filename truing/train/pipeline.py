@@ -111,6 +111,7 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
         progress.stage(stage.name, stage.algorithm, made.num_steps)
         if not made.restore() and _wants_before(recipe, index, stage_log):
             made.evaluate("before", 0)
+        progress.restart_clock()
         train(made)
         if not _evaluated(stage_log, "after"):
             made.evaluate("after", made.num_steps)
