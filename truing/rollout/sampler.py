@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from truing.errors import ConfigError
 from truing.types import Completion
@@ -54,6 +54,7 @@ class SamplingParams:
             raise ConfigError(f"sampling: {'; '.join(wrong)}")
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """What draws completions of tokenised prompts with the weights of the last `publish`."""
 

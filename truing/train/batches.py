@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Shaped
 from torch import Tensor
 
 from truing.types import Batch, Pair, Rollout, Row
 
 
 def padded(
-    rows: Sequence[Sequence[float]], *, dtype: torch.dtype, fill: float = 0.0
-) -> Float[Tensor, "B C"] | Int[Tensor, "B C"]:
+    rows: Sequence[Sequence[int | float]], *, dtype: torch.dtype, fill: float = 0.0
+) -> Shaped[Tensor, "B C"]:
     """Return the rows as one tensor [B, C], padded on the right with `fill`."""
     width = max((len(r) for r in rows), default=0)
     out = torch.full((len(rows), width), fill, dtype=dtype)
@@ -26,9 +26,9 @@ def batch_of_rows(rows: Sequence[Row]) -> Batch:
     """Return the batch of demonstrations; every row is a group of its own."""
     return Batch(
         prompts=tuple(torch.tensor(r.prompt_tokens, dtype=torch.long) for r in rows),
-        completions=padded([r.tokens for r in rows], dtype=torch.long).long(),
+        completions=padded([r.tokens for r in rows], dtype=torch.long),
         lengths=torch.tensor([len(r.tokens) for r in rows]),
-        mask=padded([r.mask for r in rows], dtype=torch.bool).bool(),
+        mask=padded([r.mask for r in rows], dtype=torch.bool),
         groups=torch.arange(len(rows)),
         uids=tuple(r.uid for r in rows),
     )
@@ -57,9 +57,9 @@ def batch_of_rollouts(rollouts: Sequence[Rollout]) -> Batch:
     tokens = [r.completion.tokens for r in kept]
     return Batch(
         prompts=tuple(torch.tensor(r.prompt_tokens, dtype=torch.long) for r in kept),
-        completions=padded(tokens, dtype=torch.long).long(),
+        completions=padded(tokens, dtype=torch.long),
         lengths=torch.tensor([len(t) for t in tokens]),
-        mask=padded([[True] * len(t) for t in tokens], dtype=torch.bool).bool(),
+        mask=padded([[True] * len(t) for t in tokens], dtype=torch.bool),
         groups=torch.tensor([r.group for r in kept]),
         uids=tuple(f"{r.prompt.uid}/{i}" for i, r in enumerate(kept)),
         truncated=torch.tensor([r.completion.finish_reason == "length" for r in kept]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -28,6 +28,7 @@ class Collected:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Collector(Protocol):
     """What gives a step its batch."""
 
@@ -139,7 +140,7 @@ def _why(rollouts: Sequence[Rollout]) -> str:
     return ", ".join(f"{name}: {status} x{num}" for (name, status), num in counts.items()) + first
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[int | float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
