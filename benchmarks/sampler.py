@@ -3,7 +3,8 @@
 8 prompts x 8 completions x at most 64 tokens, bfloat16, temperature 1, on SmolLM2-135M-Instruct.
 Both sides produce the same number of tokens in every row: the embedded sampler draws first, and a
 stopping criterion ends each row of `model.generate` at the length that was drawn. Runs alternate;
-the ratio is the median over pairs.
+the ratio is the median over pairs, of wall time and of processor time. On a CPU that others use too,
+processor time with `--threads 1` is the steadier of the two.
 
     python benchmarks/sampler.py --pairs 5 --threads 2
 """
@@ -11,10 +12,10 @@ the ratio is the median over pairs.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -27,6 +28,11 @@ NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS = 8, 8, 64
 TOPIC = "Explain step by step why the sky is blue at noon and red in the evening, with one example. "
 
 
+def now() -> np.ndarray:
+    """Return the wall clock and this process's processor time [s]."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def make_prompts(tokenizer, tokens: int) -> list[list[int]]:
     """Return prompts of unequal lengths, from three quarters of `tokens` up to it."""
     text = tokenizer(TOPIC * (tokens // 10), add_special_tokens=False).input_ids
@@ -35,20 +41,20 @@ def make_prompts(tokenizer, tokens: int) -> list[list[int]]:
 
 
 def time_ours(sampler: HFSampler, prompts, stops: tuple[int, ...], seed: int):
-    """Return seconds and completions of the embedded sampler."""
+    """Return (wall, processor) seconds and completions of the embedded sampler."""
     params = SamplingParams(max_tokens=MAX_TOKENS, stop_token_ids=stops, seed=seed)
-    start = time.perf_counter()
+    start = now()
     completions = sampler.generate(prompts, params, num_samples=NUM_SAMPLES)
-    return time.perf_counter() - start, [c for group in completions for c in group]
+    return now() - start, [c for group in completions for c in group]
 
 
 def time_generate(model, prompts, completions: Sequence[Completion], batch_size: int):
-    """Return seconds and the number of tokens of `model.generate`, rows as long as the completions."""
+    """Return (wall, processor) seconds and tokens of `model.generate`, rows as long as the completions."""
     rows = [p for p in prompts for _ in range(NUM_SAMPLES)]
     config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MAX_TOKENS, pad_token_id=0
     )
-    start, count = time.perf_counter(), 0
+    start, count = now(), 0
     for first in range(0, len(rows), batch_size):
         part = rows[first : first + batch_size]
         wanted = torch.tensor([len(c.tokens) for c in completions[first : first + batch_size]])
@@ -67,14 +73,17 @@ def time_generate(model, prompts, completions: Sequence[Completion], batch_size:
                 stopping_criteria=StoppingCriteriaList([reached]),
             )
         count += int(torch.minimum(wanted, torch.tensor(out.shape[1] - width)).sum())
-    return time.perf_counter() - start, count
+    return now() - start, count
 
 
 def best_batch_size(model, prompts, completions: Sequence[Completion], sizes: Sequence[int]) -> int:
     """Return the batch size with which `model.generate` is fastest, each tried twice."""
-    best = {b: min(time_generate(model, prompts, completions, b)[0] for _ in range(2)) for b in sizes}
+    best = {b: min(time_generate(model, prompts, completions, b)[0][1] for _ in range(2)) for b in sizes}
     tokens = sum(len(c.tokens) for c in completions)
-    print("model.generate [tokens/s]: " + ", ".join(f"{b} rows: {tokens / t:.0f}" for b, t in best.items()))
+    print(
+        "model.generate [tokens per processor second]: "
+        + ", ".join(f"{b} rows: {tokens / t:.0f}" for b, t in best.items())
+    )
     return min(best, key=lambda b: best[b])
 
 
@@ -92,10 +101,12 @@ def compare(name: str, model, sampler: HFSampler, prompts, stops: tuple[int, ...
         ratios.append(other / seconds)
         ours.append(tokens / seconds)
         theirs.append(tokens / other)
+    wall, cpu = np.median(ratios, axis=0)
+    pairs = ", ".join(f"{w:.2f}/{c:.2f}" for w, c in ratios)
+    speeds = [np.median(x, axis=0)[0] for x in (ours, theirs)]
+    print(f"{name}: {wall:.2f}x the tokens/s of model.generate at {size} rows, {cpu:.2f}x by processor time")
     print(
-        f"{name}: {statistics.median(ratios):.2f}x of model.generate at {size} rows "
-        f"(pairs {', '.join(f'{r:.2f}' for r in ratios)}); "
-        f"{statistics.median(ours):.0f} against {statistics.median(theirs):.0f} tokens/s, {tokens} tokens"
+        f"    pairs (wall/processor) {pairs}; {speeds[0]:.0f} against {speeds[1]:.0f} tokens/s, {tokens} tokens"
     )
 
 
