@@ -28,9 +28,10 @@ TRL runs its own trainers and its own loop. *Best* is the fastest of its setting
 activation checkpointing, the reference's log-probs precomputed, weights in the compute type without
 autocast (so its bfloat16 AdamW keeps no float32 masters, and Truing's does). *Default* keeps
 TRL's defaults: bfloat16 autocast over float32 weights, checkpointing, the reference as a second model.
-Neither side is compiled. Data, optimizer (AdamW, the same hyper-parameters), clipping and trained tokens
-are the same; in float32 the losses and gradient norms before the first update agree to 1e-3 or the
-run fails.
+Neither side is compiled. Both have the same environment (GOMP_SPINCOUNT=10000, which `import truing` sets;
+it matters only beside other busy programs), data, optimizer (AdamW, the same hyper-parameters), clipping
+and trained tokens; in float32 the losses and gradient norms before the first update agree to 1e-3 or
+the run fails.
 """
 
 _LEGEND = """

@@ -15,6 +15,9 @@ from typing import Any
 from benchmarks.work import Dimensions, Floor, Work, floor, median, works
 
 TOLERANCE = 1e-3  # relative, of losses and gradient norms in float32
+# What `import truing` sets for itself: TRL gets it too, so that no side waits longer at a barrier
+# when another program is busy.
+_SPIN = "10000"
 
 
 class Worker:
@@ -27,7 +30,8 @@ class Worker:
 
     def __init__(self, side: str, work: str, dtype: str, variant: str, threads: int) -> None:
         command = [sys.executable, "-m", "benchmarks.worker", side, work, dtype, variant]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        environment = {"GOMP_SPINCOUNT": _SPIN, **os.environ}
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.side, self.variant = side, variant
         self.counted: dict[str, Any] = {}
         self.steps: list[dict[str, Any] | None] = []
