@@ -106,7 +106,7 @@ def compare(name: str, model, sampler: HFSampler, prompts, stops: tuple[int, ...
     speeds = [np.median(x, axis=0)[0] for x in (ours, theirs)]
     print(f"{name}: {wall:.2f}x the tokens/s of model.generate at {size} rows, {cpu:.2f}x by processor time")
     print(
-        f"    pairs (wall/processor) {pairs}; {speeds[0]:.0f} against {speeds[1]:.0f} tokens/s, {tokens} tokens"
+        f"    pairs (wall/processor) {pairs}; {speeds[0]:.0f} against {speeds[1]:.0f} tokens/s, {tokens} each"
     )
 
 
