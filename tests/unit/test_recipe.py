@@ -83,7 +83,7 @@ def test_defaults_are_merged_all_the_way_down_and_a_stage_wins(folder: Path) -> 
     assert (sft.seed, grpo.seed) == (7, 8)
     assert (sft.batch_size, grpo.batch_size) == (16, 16)
     assert (sft.learner.learning_rate, sft.learner.weight_decay) == (1e-4, 0.1)
-    assert (grpo.learner.learning_rate, grpo.learner.betas) == (None, (0.9, 0.95))
+    assert (grpo.learner.learning_rate, grpo.learner.betas) == (1e-6, (0.9, 0.95))
     assert sft.evaluation == grpo.evaluation is not None
 
 
@@ -112,7 +112,7 @@ def test_a_generator_replaces_a_generator_and_is_not_merged_into_it(folder: Path
     ("override", "read"),
     [
         ("learner.learning_rate=1e-6", lambda s: s.learner.learning_rate == 1e-6),
-        ("options.beta=0.5", lambda s: s.options == {"beta": 0.5}),
+        ("options.beta=0.5", lambda s: s.options == {"beta": 0.5, "label_smoothing": 0.0}),
         ("seed = 3", lambda s: s.seed == 3),
         ("learner.lora={rank=4}", lambda s: s.learner.lora.rank == 4),
         ("learner.schedule=linear", lambda s: s.learner.schedule == "linear"),

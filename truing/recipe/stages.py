@@ -86,7 +86,20 @@ def _stage(draft: Draft, method: Method | None) -> tuple[Stage | None, list[Prob
     if method is not None:
         complaints = [*unused(draft.values, method), *contradictions(draft.values, stage, method)]
         problems += said(draft, [c for c in complaints if not c.path or c.path not in wrong])
-    return stage if not wrong else None, problems
+    if wrong or stage is None:
+        return None, problems
+    sound = not problems and method is not None and method.needs is not None
+    return _spelt_out(stage) if sound else stage, problems
+
+
+def _spelt_out(stage: Stage) -> Stage:
+    """Return the stage with the defaults of its algorithm: every option, and the learning rate."""
+    config = plugins.config_class("algorithms", stage.algorithm)
+    options = config(**stage.options).model_dump(mode="json", exclude_none=True)
+    full, lora = config.learning_rate
+    rate = stage.learner.learning_rate or (full if stage.learner.lora is None else lora)
+    learner = stage.learner.model_copy(update={"learning_rate": rate})
+    return stage.model_copy(update={"options": options, "learner": learner})
 
 
 def _sound_part(draft: Draft, wrong: Iterable[KeyPath]) -> Stage | None:
