@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from truing.rollout._attention import Pass, attending
 from truing.rollout._draw import Drawer
-from truing.rollout._kv import Grid, Pass, PromptPass, attending
+from truing.rollout._kv import Grid, PromptPass
 from truing.rollout.sampler import SamplingParams
 from truing.types import FinishReason
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from truing.errors import ModelError
+from truing.rollout._attention import Ask, decode_attention
 from truing.rollout._decode import forward
-from truing.rollout._kv import Ask, Grid, PromptPass, decode_attention
+from truing.rollout._kv import Grid, PromptPass
 
 _PROBE = "truing_decode_probe"
 _PROMPTS = (5, 3)  # lengths of the prompts that are tried

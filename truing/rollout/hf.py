@@ -21,8 +21,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from truing.errors import ConfigError, ModelError
+from truing.rollout._attention import NAME
 from truing.rollout._decode import Decoding, Row, new_rows
-from truing.rollout._kv import NAME
 from truing.rollout._plain import generate_plain
 from truing.rollout._probe import why_not
 from truing.rollout._weights import WeightCopy, twin
