@@ -34,16 +34,19 @@ class Counter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
         if packet in _PRODUCTS:
-            self._product(*[a for a in args if isinstance(a, torch.Tensor)][-2:])
+            left, right = [a for a in args if isinstance(a, torch.Tensor)][-2:]
+            self._product(left, right.shape[-1])
+        elif packet is torch.ops.mkldnn._linear_pointwise:  # x @ weight.T with a packed weight [n, k]
+            self._product(args[0].flatten(0, -2), args[1].shape[0])
         elif packet in _ATTENTION:
             first, flag, num_products = _ATTENTION[packet]
             causal = (kwargs or {}).get("is_causal", args[flag] if len(args) > flag else False)
             self._attend(args[first], args[first + 1], num_products, causal=causal)
         return result
 
-    def _product(self, left: torch.Tensor, right: torch.Tensor) -> None:
+    def _product(self, left: torch.Tensor, n: int) -> None:
         """Count [m, k] @ [k, n]: of the trunk when two of its sides are widths of a layer."""
-        (m, k), n = left.shape[-2:], right.shape[-1]
+        m, k = left.shape[-2:]
         trunk = n in self._widths and (k in self._widths or m in self._widths)
         kind = "attention" if left.ndim == 3 else "trunk" if trunk else "head"
         self.flops[kind] += 2 * left.numel() * n
