@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Worker:
 
     Attributes:
         counted: what the first step reported: its FLOPs, loss and gradient norm, before any update.
-        steps: what the others did; None where the worker sat a round out.
+        steps: what the others did; None where the worker was not there yet.
     """
 
     def __init__(self, side: str, work: str, dtype: str, variant: str, threads: int) -> None:
@@ -105,7 +105,7 @@ class Result:
 
     def speedup(self, variant: str) -> float:
         """Return TRL's time over ours: the median over the rounds in which both made a step."""
-        pairs = zip(self.peers[variant].steps, self.ours.steps, strict=True)
+        pairs = zip(self.peers[variant].steps, self.ours.steps, strict=False)
         return median([theirs["seconds"] / ours["seconds"] for theirs, ours in pairs if theirs and ours])
 
     def fraction_of_floor(self, worker: Worker) -> float:
@@ -129,28 +129,30 @@ class Result:
 def measure(
     work: Work, dtype: str, *, peers: tuple[str, ...], num_rounds: int, num_default_rounds: int, threads: int
 ) -> Result:
-    """Count one step of every side, then time rounds of one step each; the order turns every round.
+    """Count one step of each side, then time rounds of one step each; the order turns every round.
 
     Args:
-        peers: variants of TRL; "default" takes part only in the first `num_default_rounds` rounds.
+        peers: variants of TRL, one after the other; "default" takes part in `num_default_rounds` rounds.
         threads: of each worker; the others wait while one works.
 
     Raises:
         RuntimeError: a worker ended early; the message holds the end of what it wrote.
     """
-    with ExitStack() as stack:
-        machine = stack.enter_context(_worker("machine", work, dtype, "", threads))
-        ours = stack.enter_context(_worker("truing", work, dtype, "", threads))
-        others = {v: stack.enter_context(_worker("trl", work, dtype, v, threads)) for v in peers}
-        result = Result(work, dtype, Dimensions(**ours.hello["dimensions"]), ours, others)
-        for worker in (ours, *others.values()):
-            worker.counted = worker.do("count")
-        for turn in range(num_rounds):
-            result.rates.append(machine.do("step")["rate"])
-            order = [ours, *others.values()][:: 1 if turn % 2 == 0 else -1]
-            for worker in order:
-                out = worker.variant == "default" and turn >= num_default_rounds
-                worker.steps.append(None if out else worker.do("step"))
+    with (
+        _worker("machine", work, dtype, "", threads) as machine,
+        _worker("truing", work, dtype, "", threads) as ours,
+    ):
+        result = Result(work, dtype, Dimensions(**ours.hello["dimensions"]), ours)
+        ours.counted = ours.do("count")
+        for variant in peers:  # one at a time: together they would need twice the memory
+            with _worker("trl", work, dtype, variant, threads) as peer:
+                peer.counted = peer.do("count")
+                peer.steps = [None] * len(ours.steps)
+                for turn in range(num_default_rounds if variant == "default" else num_rounds):
+                    result.rates.append(machine.do("step")["rate"])
+                    for worker in (ours, peer) if turn % 2 == 0 else (peer, ours):
+                        worker.steps.append(worker.do("step"))
+            result.peers[variant] = peer
     return result
 
 

@@ -61,13 +61,13 @@ def _text(rng: random.Random, num_tokens: int) -> str:
 def works() -> dict[str, Work]:
     """Return every piece of work by name."""
     rng = random.Random(1)
-    rows = tuple(Tree(rng.randint(20, 160), (rng.randint(40, 280),)) for _ in range(16))
+    rows = tuple(Tree(rng.randint(20, 160), (rng.randint(40, 280),)) for _ in range(8))
     pairs = tuple(Tree(rng.randint(180, 220), (rng.randint(80, 120), rng.randint(80, 120))) for _ in range(4))
     group = Tree(256, (64,) * 8)
     iteration = "GRPO iteration with generation, 4 prompts, G = 8, 256 + 64"
     sampling = "generation, 8 prompts x 8 completions, 256 + 64"
     listed = [
-        Work("sft", "SFT step, 16 rows of 60 to 440 tokens", "sft", rows, eos=True),
+        Work("sft", "SFT step, 8 rows of 60 to 440 tokens", "sft", rows, eos=True),
         Work("dpo", "DPO step, 4 pairs, prompts about 200, completions about 100", "dpo", pairs, eos=True),
         Work("grpo", "GRPO training step, G = 8, 256 + 64", "grpo", (group,)),
         Work("iteration", iteration, "iteration", (group,) * 4),
