@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ def build(
     torch.manual_seed(stage.seed)
     algorithm = plugins.load("algorithms", stage.algorithm).ALGORITHM
     config = algorithm.config(**stage.options)
-    device, dtype = pick_device(stage.device), pick_dtype(stage.dtype, pick_device(stage.device))
+    device = pick_device(stage.device)
+    dtype = pick_dtype(stage.dtype, device)
     needs = config.needs()
     progress.phase("load")
     networks = make_networks(stage, load_model(model, device=device), needs)
     rows, report = _rows(stage.data, config.data, networks.start)
-    log.event("data", f"{len(rows)} rows from {stage.data.train}", **report_facts(report))
+    log.event("data", f"{len(rows)} rows from {stage.data.train}", **asdict(report))
     order = Order([r.uid for r in rows], seed=stage.seed, shuffle=stage.data.shuffle)
     sampler = _sampler(stage, networks, dtype)
     num_steps = stage.steps or math.ceil((stage.epochs or 1) * len(rows) / stage.batch_size)
@@ -103,11 +105,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-
-
-def report_facts(report: Report) -> dict[str, Any]:
-    """Return the counts of a data report, for an event."""
-    return {k: getattr(report, k) for k in report.__dataclass_fields__}
 
 
 def stop_token_ids(tokenizer: Any, model: nn.Module, extra: Sequence[str]) -> tuple[int, ...]:

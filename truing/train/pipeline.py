@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import logging
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +21,6 @@ from truing.runs import new_folder
 from truing.train.build import build
 from truing.train.loop import train
 from truing.train.policy import Policy
-
-logger = logging.getLogger("truing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,5 +161,4 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{folder} is in use by another process") from error
-        file.write(f"{time.time()}\n")
         yield
