@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-DataKind = Literal["demonstrations", "pairs", "prompts"]
+DataKind = Literal["demonstrations", "pairs", "prompts", "unpaired", "rankings", "steps"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of runs and stages: they are folders, so no "..", no "/"
 
 
@@ -19,19 +19,34 @@ class Strict(BaseModel):
 class Options(Strict):
     """Base of every algorithm's Config: its options, and what a recipe must know before torch is there.
 
-    data: the kind of rows it learns from; "prompts" makes it an online method.
+    data: the kind of rows it learns from; with "prompts" it learns from completions that it samples.
     learning_rate: where to start, (all weights, LoRA).
+    self_play: it has demonstrations, and samples a completion of its own beside each.
+    rewarded: an online method that maximises a reward; False where the signal comes from elsewhere.
+    min_group_size: the fewest completions of a prompt that it can compare.
+    opponent: another policy that draws half of each group: the reference, or the geometric mixture
+        of policy and reference.
+    parameters: names and start values of numbers that are learned beside the network.
     """
 
     data: ClassVar[DataKind]
     learning_rate: ClassVar[tuple[float, float]]
+    self_play: ClassVar[bool] = False
+    rewarded: ClassVar[bool] = True
+    min_group_size: ClassVar[int] = 1
+    opponent: ClassVar[Literal["none", "reference", "mixture"]] = "none"
+    parameters: ClassVar[dict[str, float]] = {}
 
     def sampler_max_tokens(self) -> int | None:
         """Return what sampler.max_tokens must be, or None where the algorithm does not care."""
         return None
 
     def needs(self) -> frozenset[str]:
-        """Return which of logprobs, entropy, values, scores, old_logprobs, ref_logprobs are used."""
+        """Return what it reads of Outputs and of an annotated Batch.
+
+        Of Outputs: logprobs, entropy, values, scores, token_scores, length_scores, process_logprobs,
+        parameters. Of the Batch: old_logprobs, ref_logprobs, old_scores, reference_point, baselines.
+        """
         return frozenset({"logprobs"})
 
 

@@ -3,6 +3,9 @@
 Axes: B rows, C completion tokens (right-padded to the longest row), T packed tokens, N pairs,
 P prompts, G group, V vocabulary. A paired batch holds N chosen rows, then the N rejected rows
 of the same pairs, so B = 2N. Every tensor of a Batch has B as its first axis.
+
+Replay rows (`Batch.replay`) are demonstrations mixed into another method's batch. They count only in
+the unit "replay_token", and the method itself never sees them.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Unit = Literal["token", "sequence", "pair", "prompt"]
+Unit = Literal["token", "sequence", "pair", "prompt", "step", "replay_token"]
 FinishReason = Literal["stop", "length"]
 Status = Literal["scored", "unparsable", "timed_out", "failed"]
 
@@ -89,16 +92,33 @@ class Row:
     prompt_tokens: tuple[int, ...]
     tokens: tuple[int, ...]
     mask: tuple[bool, ...]  # True on the trained tokens of `tokens`
+    label: float | None = None  # unpaired feedback: how probably the completion is good, in [0, 1]
+    step_labels: tuple[float, ...] | None = None  # aligned with `tokens`; NaN where no labelled step ends
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A tokenised preference: two rows with one prompt; `margin` says how much better [reward units]."""
+    """A tokenised preference: two rows with one prompt.
+
+    Args:
+        margin: how much better the chosen one is [reward units].
+        preference: how probably the chosen one is better, in [0, 1]: 1 for certain, 0.5 for a tie.
+    """
 
     uid: str
     chosen: Row
     rejected: Row
     margin: float = 0.0
+    preference: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Tokenised completions of one prompt and their ranks: 1 is best, equal ranks are ties."""
+
+    uid: str
+    rows: tuple[Row, ...]
+    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +133,24 @@ class Batch:
     paired: bool = False
     uids: tuple[str, ...] = ()
     margins: Float[Tensor, " B"] | None = None  # of a paired batch, the same on both sides
+    labels: Float[Tensor, " B"] | None = None  # P(row is good); paired: P(chosen is better) on both sides
+    ranks: Int[Tensor, " B"] | None = None  # within the group: 1 is best, equal ranks are ties
+    step_labels: Float[Tensor, "B C"] | None = None  # P(step is right) on its last token, NaN elsewhere
     truncated: Bool[Tensor, " B"] | None = None  # True when the length limit ended the completion
     rewards: Float[Tensor, " B"] | None = None
+    turns: Int[Tensor, "B C"] | None = None  # number of the assistant turn a token is of, from 0
+    turn_rewards: Float[Tensor, "B C"] | None = None  # on the last token of each turn, NaN elsewhere
+    baselines: Float[Tensor, " B"] | None = None  # reward of the prompt's greedy completion
+    by_opponent: Bool[Tensor, " B"] | None = None  # True where another policy drew the completion
+    replay: Bool[Tensor, " B"] | None = None  # True on demonstrations mixed in from other data
     sampler_logprobs: Float[Tensor, "B C"] | None = None
     old_logprobs: Float[Tensor, "B C"] | None = None
     ref_logprobs: Float[Tensor, "B C"] | None = None
     old_values: Float[Tensor, "B C"] | None = None
+    old_scores: Float[Tensor, " B"] | None = None  # of the reward model when the batch began
+    old_process_logprobs: Float[Tensor, "B C"] | None = None  # of the implicit process reward model, then
+    reference_point: Float[Tensor, " B"] | None = None  # KTO's z0 before its clamp, the same on every row
+    weights: Float[Tensor, " B"] | None = None  # of rows or pairs, where a method's credit sets them
     advantages: Float[Tensor, "B C"] | None = None
     returns: Float[Tensor, "B C"] | None = None
 
@@ -133,10 +165,21 @@ class Batch:
         return value
 
     def count(self) -> dict[Unit, Tensor]:
-        """Return how many tokens, sequences, pairs and prompts are trained here: what divides a Term."""
-        rows = torch.tensor(float(len(self)), device=self.mask.device)
-        prompts = torch.tensor(float(len(set(self.groups.tolist()))), device=self.mask.device)
-        return {"token": self.mask.sum().float(), "sequence": rows, "pair": rows / 2, "prompt": prompts}
+        """Return how many tokens, sequences, pairs, prompts and steps are trained: what divides a Term."""
+        main = torch.ones_like(self.lengths, dtype=torch.bool) if self.replay is None else ~self.replay
+        rows = main.sum().float()
+        prompts = torch.tensor(float(len(set(self.groups[main].tolist()))), device=self.mask.device)
+        steps = torch.zeros_like(rows)
+        if self.step_labels is not None:
+            steps = (~self.step_labels.isnan() & main[:, None]).sum().float()
+        return {
+            "token": self.mask[main].sum().float(),
+            "sequence": rows,
+            "pair": rows / 2,
+            "prompt": prompts,
+            "step": steps,
+            "replay_token": self.mask[~main].sum().float(),
+        }
 
     def rows(self, index: Int[Tensor, " K"]) -> Batch:
         """Return the selected rows of every field, trimmed to the longest completion among them."""
@@ -202,6 +245,11 @@ class Outputs:
     entropy: Float[Tensor, "B C"] | None = None
     values: Float[Tensor, "B C"] | None = None
     scores: Float[Tensor, " B"] | None = None
+    token_scores: Float[Tensor, "B C"] | None = None  # the scorer's number after each completion token
+    length_scores: Float[Tensor, " B"] | None = None  # a second head's, that may explain length
+    head_overlap: Float[Tensor, ""] | None = None  # |w_quality . w_length| of the two heads
+    process_logprobs: Float[Tensor, "B C"] | None = None  # of the implicit process reward model
+    parameters: Mapping[str, Float[Tensor, ""]] | None = None  # learned numbers beside the network
 
     def require(self, name: str) -> Tensor:
         """Return the named tensor, or raise when the algorithm did not declare that it needs it."""

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from truing import plugins
+from truing.config import DataKind
 from truing.types import Batch, Outputs
 
 each = pytest.mark.parametrize("name", plugins.names("algorithms"))
@@ -39,44 +40,97 @@ def example(name, config=None, *, pad=0, filler=0.0, seed=0, group_size=4):
         "new": tokens(shift=-2), "old": tokens(shift=-2), "ref": tokens(shift=-2), "sampler": tokens(shift=-2),
         "values": tokens(), "old_values": tokens(), "entropy": tokens().abs(),
     }  # fmt: skip
-    scores, rewards = (
-        torch.randn(rows, generator=generator).double(),
-        8 * torch.randn(rows, generator=generator),
-    )
-    paired, online = config.data == "pairs", config.data == "prompts"
+
+    def numbers(spread=1.0):
+        return spread * torch.randn(rows, generator=generator).double()
+
+    scores, rewards, online = numbers(), numbers(8), config.data == "prompts"
+    drawn["token_scores"], drawn["process"] = tokens(), tokens(shift=-2)
+    drawn["old_process"] = tokens(shift=-2)
+    paired = config.data == "pairs" or config.self_play
+    ends = mask & (torch.arange(width + pad) % 2 == 0)
+    step_labels = torch.where(ends, (tokens() > 0).double(), torch.nan)
+    half = torch.arange(rows) % group_size >= group_size // 2
+    turns = (torch.arange(width + pad) >= 2).long().expand(rows, -1).contiguous()
+    last = [mask & (turns == turn) for turn in (0, 1)]
+    last = [m & (m.cumsum(-1) == m.sum(-1, keepdim=True)) for m in last]
+    turn_rewards = torch.where(last[0] | last[1], tokens(), torch.nan)
     batch = Batch(
         prompts=tuple(torch.zeros(2, dtype=torch.long) for _ in range(rows)),
         completions=torch.zeros(mask.shape, dtype=torch.long),
         lengths=torch.tensor(LENGTHS),
         mask=mask,
-        groups=torch.arange(rows) % (rows // 2) if paired else torch.arange(rows) // group_size,
+        groups=GROUPS[config.data](rows, group_size) if not paired else torch.arange(rows) % (rows // 2),
         paired=paired,
         uids=tuple(str(i) for i in range(rows)),
         margins=torch.tensor([0.3, 1.0, 0.0, 2.0] * 2).double() if paired else None,
+        labels=labels_of(config, paired),
+        ranks=torch.tensor([2, 1, 2, 4, 1, 3, 2, 4]) if config.data == "rankings" else None,
+        step_labels=step_labels if config.data == "steps" else None,
         truncated=torch.tensor([True, False] * 4) if online else None,
-        rewards=rewards.double() if online else None,
+        rewards=rewards.double() if online and config.rewarded else None,
+        turns=turns if "turn_rewards" in needs else None,
+        turn_rewards=turn_rewards if "turn_rewards" in needs else None,
+        baselines=numbers() if "baselines" in needs else None,
+        by_opponent=half if config.opponent != "none" else None,
         sampler_logprobs=drawn["sampler"] if online else None,
         old_logprobs=drawn["old"] if online or "old_logprobs" in needs else None,
         ref_logprobs=drawn["ref"] if "ref_logprobs" in needs else None,
         old_values=drawn["old_values"] if "values" in needs else None,
+        old_scores=numbers() if "old_scores" in needs else None,
+        old_process_logprobs=drawn["old_process"] if "process_logprobs" in needs else None,
+        reference_point=torch.full((rows,), 0.3).double() if "reference_point" in needs else None,
     )
     leaves = {
         "logprobs": drawn["new"],
         "entropy": drawn["entropy"],
         "values": drawn["values"],
         "scores": scores,
+        "token_scores": drawn["token_scores"],
+        "length_scores": numbers(),
+        "process_logprobs": drawn["process"],
     }
-    outputs = Outputs(**{k: v.requires_grad_() for k, v in leaves.items() if k in needs})
-    return batch, outputs
+    found = {k: v.requires_grad_() for k, v in leaves.items() if k in needs}
+    if "length_scores" in needs:
+        found["head_overlap"] = torch.tensor(0.4).double().requires_grad_()
+    if config.parameters:
+        found["parameters"] = {k: torch.tensor(v).double() for k, v in config.parameters.items()}
+    return batch, Outputs(**found)
+
+
+GROUPS = {
+    "demonstrations": lambda rows, size: torch.arange(rows),
+    "unpaired": lambda rows, size: torch.arange(rows),
+    "steps": lambda rows, size: torch.arange(rows),
+    "prompts": lambda rows, size: torch.arange(rows) // size,
+    "rankings": lambda rows, size: torch.arange(rows) // size,
+}
+
+
+def labels_of(config, paired):
+    if config.data == "unpaired":
+        return torch.tensor([1.0, 0.0, 0.7, 1.0, 0.0, 0.0, 1.0, 0.2]).double()
+    if paired:
+        return torch.tensor([1.0, 0.5, 0.8, 1.0] * 2 if "labels" in config.needs() else [1.0] * 8).double()
+    return None
 
 
 def leaves_of(outputs):
-    return {f.name: getattr(outputs, f.name) for f in fields(outputs) if getattr(outputs, f.name) is not None}
+    """Return the outputs that belong to rows; the others are one number each."""
+    found = {f.name: getattr(outputs, f.name) for f in fields(outputs)}
+    return {k: v for k, v in found.items() if isinstance(v, torch.Tensor) and v.ndim}
+
+
+def seen(outputs, batch):
+    """Return the outputs of the batch's rows, which its uids name: credit may pick and reorder rows."""
+    index, width = torch.tensor([int(u) for u in batch.uids], dtype=torch.long), batch.mask.shape[1]
+    rows = {k: v[index] if v.ndim == 1 else v[index, :width] for k, v in leaves_of(outputs).items()}
+    return replace(outputs, **rows)
 
 
 def backward(name, config, batch, outputs, count=None):
     """Backpropagate the loop's loss of a credited batch; return every term, divided."""
-    terms = algorithm_of(name).loss(outputs, batch, config)
+    terms = algorithm_of(name).loss(seen(outputs, batch), batch, config)
     count = count or batch.count()
     sum(t.weight * t.total / count[t.unit].clamp(min=1) for t in terms).backward()
     return {t.name: (t.total / count[t.unit].clamp(min=1)).item() for t in terms}
@@ -85,20 +139,21 @@ def backward(name, config, batch, outputs, count=None):
 def run(name, config=None, **how):
     config = config or algorithm_of(name).config()
     batch, outputs = example(name, config, **how)
-    batch = algorithm_of(name).credit(batch, config)
-    found = backward(name, config, batch, outputs)
-    return found, {k: v.grad for k, v in leaves_of(outputs).items()}, batch
+    credited = algorithm_of(name).credit(batch, config)
+    found = backward(name, config, credited, outputs)
+    return found, {k: v.grad for k, v in leaves_of(outputs).items()}, credited
 
 
 @each
 def test_peer_25_masked_tokens_get_no_gradient_and_are_never_read(name):
     plain, expected, _ = run(name)
-    found, grads, batch = run(name, filler=float("nan"))
+    found, grads, _ = run(name, filler=float("nan"))
     assert found == pytest.approx(plain)
+    mask = example(name)[0].mask
     for key, grad in grads.items():
         if grad is not None:
             torch.testing.assert_close(grad, expected[key])
-            assert grad.ndim == 1 or (grad[~batch.mask] == 0).all()
+            assert grad.ndim == 1 or (grad[~mask] == 0).all()
     assert any(g is not None and g.abs().max() > 0 for g in grads.values())
 
 
@@ -132,9 +187,7 @@ def test_peer_01_any_split_gives_the_same_gradient(name, max_tokens, num_ranks):
     count, found = batch.count(), dict.fromkeys(whole, 0.0)
     for part in parts_by_rank(batch, num_ranks, seed=max_tokens):
         for micro in part.split(max_tokens):
-            index, width = torch.tensor([int(u) for u in micro.uids]), micro.mask.shape[1]
-            seen = {k: v[index] if v.ndim == 1 else v[index, :width] for k, v in leaves_of(outputs).items()}
-            for key, value in backward(name, config, micro, Outputs(**seen), count).items():
+            for key, value in backward(name, config, micro, outputs, count).items():
                 found[key] += value
     for key, leaf in leaves_of(outputs).items():
         if expected[key] is not None:
@@ -165,7 +218,7 @@ def test_peer_15_extreme_log_ratios_stay_finite(name, gap, dtype):
         key = f"{moved}_logprobs"
         if moved != "new" and getattr(batch, key) is not None:
             batch = replace(batch, **{key: getattr(batch, key) + gap})
-        outputs = Outputs(**{k: v.requires_grad_() for k, v in leaves.items()})
+        outputs = replace(outputs, **{k: v.requires_grad_() for k, v in leaves.items()})
         found = backward(name, config, algorithm.credit(batch, config), outputs)
         assert all(abs(v) < float("inf") for v in found.values()), found
         for leaf in leaves_of(outputs).values():
@@ -195,11 +248,11 @@ def test_a_missing_need_is_an_error(name):
     credited = algorithm.credit(batch, config)
     for need in sorted(config.needs() - {"entropy", "old_logprobs"}):
         with pytest.raises(ValueError, match="add it to the algorithm's needs"):
-            if need == "ref_logprobs":
-                bare = replace(batch, ref_logprobs=None)
-                algorithm.loss(outputs, algorithm.credit(bare, config), config)
+            if need in {f.name for f in fields(Batch)}:
+                bare = algorithm.credit(replace(batch, **{need: None}), config)
+                algorithm.loss(seen(outputs, bare), bare, config)
             else:
-                algorithm.loss(replace(outputs, **{need: None}), credited, config)
+                algorithm.loss(seen(replace(outputs, **{need: None}), credited), credited, config)
 
 
 @each
@@ -214,7 +267,8 @@ def test_names_its_source_in_record_and_docstring(name):
 def test_metrics_carry_no_gradient(name):
     config = algorithm_of(name).config()
     batch, outputs = example(name, config)
-    for term in algorithm_of(name).loss(outputs, algorithm_of(name).credit(batch, config), config):
+    batch = algorithm_of(name).credit(batch, config)
+    for term in algorithm_of(name).loss(seen(outputs, batch), batch, config):
         assert "/" in term.name
         assert term.total.ndim == 0
         assert term.weight != 0 or not term.total.requires_grad, term.name
@@ -225,7 +279,7 @@ def test_options_are_described_bounded_and_round_trip(name):
     config = plugins.config_class("algorithms", name)
     assert config() == config.model_validate(config().model_dump())
     assert all(f.description for f in config.model_fields.values())
-    assert config.data in ("demonstrations", "pairs", "prompts")
+    assert config.data in typing.get_args(DataKind)
     assert len(config.learning_rate) == 2
     for key, field in config.model_fields.items():
         if field.annotation in (float, int):

@@ -29,7 +29,8 @@ def in_micro_batches(batch: Batch, max_tokens: int, forward: Callable[[Batch], O
     """Return what `forward` says of the batch, computed in the micro-batches of `Batch.split`.
 
     `split` packs rows by size; each part is put back at the rows it came from, so row i of the
-    result belongs to row i of the batch. What is right of a part's own width is 0.
+    result belongs to row i of the batch. What is right of a part's own width is 0. Numbers that belong
+    to no row (learned parameters) are left out.
 
     Args:
         batch: rows in any order, paired or not; at least one.
@@ -46,7 +47,7 @@ def in_micro_batches(batch: Batch, max_tokens: int, forward: Callable[[Batch], O
         part = forward(batch.rows(index))
         for f in fields(part):
             value = getattr(part, f.name)
-            if value is not None:
+            if isinstance(value, Tensor) and value.ndim:
                 _scatter(whole, f.name, value, index, batch)
     return Outputs(**whole)
 

@@ -24,8 +24,10 @@ class Method:
     algorithm: str
     data: DataKind
     needs: frozenset[str] | None
-    min_group_size: int | None = None
+    min_group_size: int = 1
     max_tokens: int | None = None  # that the sampler must have
+    self_play: bool = False
+    rewarded: bool = True
 
     @property
     def name(self) -> str:
@@ -35,7 +37,12 @@ class Method:
     @property
     def online(self) -> bool:
         """Whether it learns from completions that it samples itself."""
-        return self.data == "prompts"
+        return self.data == "prompts" or self.self_play
+
+    @property
+    def scores(self) -> bool:
+        """Whether it certainly trains a reward model, which writes nothing."""
+        return self.needs is not None and bool(self.needs & {"scores", "token_scores"})
 
     def lacks(self, need: str) -> bool:
         """Return whether it certainly does not use this; False while its options are not valid."""
@@ -60,21 +67,23 @@ def unused(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
 
 def _conditional_keys(values: Mapping[str, Any], method: Method) -> list[tuple[KeyPath, bool, str, str]]:
     offline = f"{method.name} learns from {method.data} and samples nothing"
+    rewarded = method.online and method.rewarded
+    unrewarded = offline if not method.online else f"{method.name} maximises no reward"
     remove = "remove it, or choose an online method such as grpo"
     no_reference = f"{method.name} with these options uses no reference policy"
     no_critic = f"{method.name} trains no value network"
     flat = at(values, ("learner", "schedule")) != "constant"
-    longer = ("data", "max_completion_tokens")
+    longer, reads = ("data", "max_completion_tokens"), method.data != "prompts"
     return [
         (("sampler",), method.online, offline, remove),
-        (("rewards",), method.online, offline, remove),
-        (("reward_model",), method.online, offline, remove),
+        (("rewards",), rewarded, unrewarded, remove),
+        (("reward_model",), rewarded, unrewarded, remove),
         (("epochs",), not method.online, f"{method.name} samples, so it counts steps", "set steps instead"),
-        (longer, not method.online, f"{method.name} has no completions to read", "set sampler.max_tokens"),
+        (longer, reads, f"{method.name} has no completions to read", "set sampler.max_tokens"),
         (("reference",), not method.lacks("ref_logprobs"), no_reference, "remove it"),
         (("learner", "critic_learning_rate"), not method.lacks("values"), no_critic, "remove it"),
         (("learner", "min_lr_ratio"), flat, "a constant schedule has no end value", "remove it"),
-        (("evaluation",), method.lacks("scores") or method.needs is None, "a reward model writes nothing "
+        (("evaluation",), not method.scores, "a reward model writes nothing "
          "that could be sampled and verified", "remove it; the training metrics show its accuracy"),
     ]  # fmt: skip
 
@@ -102,7 +111,7 @@ def _online(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
     if "sampler" not in values:
         right = "add a [sampler] table, for example sampler = { group_size = 8, max_tokens = 256 }"
         yield Complaint(("sampler",), f"{method.name} samples completions, and there is no [sampler]", right)
-    if not values.get("rewards") and "reward_model" not in values:
+    if method.rewarded and not values.get("rewards") and "reward_model" not in values:
         right = 'add one, for example rewards.answer.verifier = "math_answer", or set reward_model'
         yield Complaint(("rewards",), f"{method.name} maximises a reward, and there is none", right)
     if "reward_model" in values and at(values, ("rewards", "reward_model")) is not None:
@@ -123,7 +132,7 @@ def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]
 def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:
     group_size = stage.sampler.group_size if stage.sampler is not None and method.online else 1
     minimum = method.min_group_size
-    if stage.sampler is not None and minimum is not None and group_size < minimum:
+    if stage.sampler is not None and group_size < minimum:
         what = f"{group_size} is too few: {method.name} compares the completions of a prompt with each other"
         yield Complaint(("sampler", "group_size"), what, f"at least {minimum}; 8 is a common start")
     if stage.sampler is not None and method.max_tokens not in (None, stage.sampler.max_tokens):
@@ -179,7 +188,7 @@ def _bad_link(
     method = methods[earlier.index(target)]
     if method is None or method.needs is None:
         return None
-    is_scorer = "scores" in method.needs
+    is_scorer = method.scores
     if is_scorer and key != "reward_model":
         what = f"stage '{target}' trains a reward model ({method.name}), which writes no text"
         return Complaint((key,), what, "name a stage that trains a policy")

@@ -56,7 +56,7 @@ def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
     made = None if found else config(**options)
     needs = None if made is None else made.needs()
     limit = None if made is None else made.sampler_max_tokens()
-    method = Method(name, config.data, needs, getattr(config, "min_group_size", None), limit)
+    method = Method(name, config.data, needs, config.min_group_size, limit, config.self_play, config.rewarded)
     return method, [problem for problem, _ in found]
 
 

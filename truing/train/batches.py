@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from truing.types import Batch, Pair, Rollout, Row
+from truing.errors import DataError
+from truing.types import Batch, Pair, Ranking, Rollout, Row
+
+Record = Row | Pair | Ranking
 
 
 def padded(
@@ -22,8 +26,30 @@ def padded(
     return out
 
 
+def batch_of(records: Sequence[Record]) -> Batch:
+    """Return the batch of records of one kind."""
+    pairs = [r for r in records if isinstance(r, Pair)]
+    rankings = [r for r in records if isinstance(r, Ranking)]
+    rows = [r for r in records if isinstance(r, Row)]
+    if len(records) not in (len(pairs), len(rankings), len(rows)):
+        raise DataError("rows, pairs and rankings do not mix in one batch")
+    if pairs:
+        return batch_of_pairs(pairs)
+    return batch_of_rankings(rankings) if rankings else batch_of_rows(rows)
+
+
 def batch_of_rows(rows: Sequence[Row]) -> Batch:
-    """Return the batch of demonstrations; every row is a group of its own."""
+    """Return the batch of rows, each a group of its own; with labels where every row has them.
+
+    Raises:
+        DataError: some rows are labelled and some are not.
+    """
+    for name in ("label", "step_labels"):
+        given = sum(getattr(r, name) is not None for r in rows)
+        if given not in (0, len(rows)):
+            raise DataError(f"{given} of {len(rows)} rows have a {name}; all or none must")
+    labels = [r.label for r in rows if r.label is not None]
+    steps = [r.step_labels for r in rows if r.step_labels is not None]
     return Batch(
         prompts=tuple(torch.tensor(r.prompt_tokens, dtype=torch.long) for r in rows),
         completions=padded([r.tokens for r in rows], dtype=torch.long),
@@ -31,23 +57,32 @@ def batch_of_rows(rows: Sequence[Row]) -> Batch:
         mask=padded([r.mask for r in rows], dtype=torch.bool),
         groups=torch.arange(len(rows)),
         uids=tuple(r.uid for r in rows),
+        labels=torch.tensor(labels, dtype=torch.float32) if labels else None,
+        step_labels=padded(steps, dtype=torch.float32, fill=float("nan")) if steps else None,
     )
 
 
 def batch_of_pairs(pairs: Sequence[Pair]) -> Batch:
     """Return a paired batch: N chosen rows, then the N rejected rows of the same pairs."""
-    rows = [p.chosen for p in pairs] + [p.rejected for p in pairs]
-    batch = batch_of_rows(rows)
-    num = len(pairs)
-    return Batch(
-        prompts=batch.prompts,
-        completions=batch.completions,
-        lengths=batch.lengths,
-        mask=batch.mask,
-        groups=torch.arange(num).repeat(2),
+    batch = batch_of_rows([p.chosen for p in pairs] + [p.rejected for p in pairs])
+    return replace(
+        batch,
+        groups=torch.arange(len(pairs)).repeat(2),
         paired=True,
         uids=tuple(f"{p.uid}/chosen" for p in pairs) + tuple(f"{p.uid}/rejected" for p in pairs),
         margins=torch.tensor([p.margin for p in pairs] * 2),
+        labels=torch.tensor([p.preference for p in pairs] * 2),
+    )
+
+
+def batch_of_rankings(rankings: Sequence[Ranking]) -> Batch:
+    """Return the batch of all completions of the rankings; a ranking is a group."""
+    batch = batch_of_rows([row for r in rankings for row in r.rows])
+    return replace(
+        batch,
+        groups=torch.tensor([i for i, r in enumerate(rankings) for _ in r.rows]),
+        uids=tuple(f"{r.uid}/{k}" for r in rankings for k in range(len(r.rows))),
+        ranks=torch.tensor([rank for r in rankings for rank in r.ranks]),
     )
 
 

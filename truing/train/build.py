@@ -24,11 +24,13 @@ from truing.model.reference import build_reference
 from truing.model.scalar import load_scalar
 from truing.rewards import load_term
 from truing.rollout.sampler import Sampler, SamplingParams
-from truing.train.collect import Collector, Offline, Online, Score
+from truing.train.collect import Collector, Offline
 from truing.train.evaluate import Evaluator
 from truing.train.learner import TorchLearner
 from truing.train.networks import Networks, make_networks
+from truing.train.online import Online
 from truing.train.order import Order, seed_of
+from truing.train.scoring import Score, Scorer
 from truing.train.stage import StageRun
 from truing.types import Outputs, Pair, Prompt, Row
 
@@ -160,11 +162,12 @@ def _collector(
         order=order,
         sampler=sampler,
         params=SamplingParams(max_tokens=s.max_tokens, temperature=s.temperature, stop_token_ids=stops),
-        terms=[load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()],
+        scorer=Scorer(
+            [load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()], score
+        ),
         batch_size=stage.batch_size,
         group_size=s.group_size,
         seed=stage.seed,
-        score=score,
         max_resamples=config.max_resamples if getattr(config, "dynamic_sampling", False) else 0,
     )
 

@@ -34,8 +34,8 @@ class FiniteWatch:
         self._micros.append(micro)
         for f in fields(outputs):
             value = getattr(outputs, f.name)
-            if value is None:
-                continue
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                continue  # numbers beside the rows: the gradient norm sees them
             micro.rows[f.name] = _finite_rows(value.detach(), batch.mask)
             if value.requires_grad:
                 value.register_hook(_gradient_hook(micro, f.name, batch.mask))

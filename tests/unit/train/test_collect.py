@@ -9,8 +9,9 @@ import pytest
 from truing.errors import CheckpointError, VerifierError
 from truing.rewards import RewardTerm
 from truing.rollout.sampler import SamplingParams
-from truing.train.collect import Online
+from truing.train.online import Online
 from truing.train.order import Order
+from truing.train.scoring import Scorer
 from truing.types import Completion, Prompt, Verdict
 
 PROMPTS = [Prompt(f"p{i}", ()) for i in range(6)]
@@ -48,7 +49,7 @@ def collector(script: dict[int, Sequence[str]], *, max_resamples: int = 0, batch
         order=Order([p.uid for p in PROMPTS], seed=0, shuffle=False),
         sampler=Scripted(script),
         params=SamplingParams(max_tokens=4, stop_token_ids=(2,)),
-        terms=[RewardTerm("answer", 1.0, verify, None)],
+        scorer=Scorer([RewardTerm("answer", 1.0, verify, None)]),
         batch_size=batch_size,
         group_size=2,
         seed=0,

@@ -1,4 +1,4 @@
-"""Each method learns a toy task through the loop, and the same check fails when a bug is planted.
+"""A toy task that every method learns through the real loop in seconds, and bugs to plant in a method.
 
 The task: a prompt is one token p, and good completions repeat the token p + 1. Online methods are paid
 the share of the room they fill with it; pairs prefer it; demonstrations come from a known teacher.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -62,9 +61,10 @@ class Learner:
             found["entropy"] = -(logprobs.exp() * logprobs).sum(-1)
         if "values" in needs:
             found["values"] = self.critic(prompts, batch.completions)[:, :-1, 0]
-        if "scores" in needs:
+        if needs & {"scores", "token_scores"}:
             scores = self.scorer(prompts, batch.completions)[..., 0]
             found["scores"] = scores.gather(1, batch.lengths[:, None])[:, 0]
+            found["token_scores"] = scores[:, 1:]
         return Outputs(**{k: v for k, v in found.items() if k in needs})
 
     def backward(self, loss: Tensor | float) -> None:
@@ -108,11 +108,19 @@ def noisy(prompts: Tensor, share: float) -> Tensor:
     return torch.where(right, prompts[:, None] + 1, torch.randint(0, VOCAB, (len(prompts), WIDTH)))
 
 
-def pairs(num: int) -> Batch:
+def pairs(num_rows: int) -> Batch:
+    num = num_rows // 2
     prompts = torch.randint(0, PROMPTS, (num,)).repeat(2)
     tokens = torch.cat([noisy(prompts[:num], 0.85), noisy(prompts[:num], 0.0)])
     lengths = torch.randint(4, WIDTH + 1, (2 * num,))
     return make_batch(prompts, tokens, lengths, groups=torch.arange(num).repeat(2), paired=True)
+
+
+def unpaired(num: int) -> Batch:
+    prompts, good = torch.randint(0, PROMPTS, (num,)), torch.arange(num) % 2 == 0
+    tokens = torch.where(good[:, None], noisy(prompts, 0.85), noisy(prompts, 0.0))
+    lengths = torch.randint(4, WIDTH + 1, (num,))
+    return make_batch(prompts, tokens, lengths, groups=torch.arange(num), labels=good.float())
 
 
 TEACHER = 0.8  # probability of p + 1 instead of any token, so the entropy is known
@@ -125,6 +133,11 @@ def demonstrations(num: int) -> Batch:
     return make_batch(prompts, noisy(prompts, TEACHER), lengths, groups=torch.arange(num))
 
 
+DATA: dict[str, Callable[[int], Batch]] = {
+    "demonstrations": demonstrations, "pairs": pairs, "unpaired": unpaired,
+}  # fmt: skip
+
+
 @dataclass
 class ToyRun:
     """Implements `truing.train.run.Run` in memory."""
@@ -135,6 +148,7 @@ class ToyRun:
     num_steps: int
     seed: int
     num_minibatches: int = 1
+    group_size: int = 8
     first_step: int = 0
     micro_batch_tokens: int = 200
 
@@ -145,8 +159,8 @@ class ToyRun:
     def collect(self, step: int) -> Batch:
         torch.manual_seed(10_000 * self.seed + step)
         if self.config.data == "prompts":
-            return rollouts(self.learner, num_prompts=8, group_size=8)
-        return pairs(32) if self.config.data == "pairs" else demonstrations(64)
+            return rollouts(self.learner, num_prompts=8, group_size=self.group_size)
+        return DATA[self.config.data](64)
 
     @torch.no_grad()
     def annotate(self, batch: Batch, needs: frozenset[str]) -> Batch:
@@ -184,51 +198,63 @@ class ToyRun:
         self.history.append(metrics)
 
 
-OPTIONS = {"ppo": {"kl_coef": 0.01}}  # at 0.05 the best policy of this task earns 0.82, not 1
-
-
 def learn(
     name: str,
     *,
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     learning_rate: float = 2e-2,
     num_steps: int = 50,
+    num_minibatches: int | None = None,
+    group_size: int = 8,
     bug: Callable[[Algorithm], Algorithm] | None = None,
 ) -> ToyRun:
+    """Train a fresh toy network with the method; online methods make two updates of a batch by default."""
     algorithm = plugins.load("algorithms", name).ALGORITHM
     torch.manual_seed(seed)
-    learner, config = Learner(learning_rate), algorithm.config(**OPTIONS.get(name, {}))
-    num_minibatches = 2 if config.data == "prompts" else 1
+    learner, config = Learner(learning_rate), algorithm.config(**(options or {}))
     run = ToyRun(
-        bug(algorithm) if bug else algorithm, config, learner,
-        num_steps=num_steps, seed=seed, num_minibatches=num_minibatches,
+        bug(algorithm) if bug else algorithm, config, learner, num_steps=num_steps, seed=seed,
+        num_minibatches=num_minibatches or (2 if config.data == "prompts" else 1), group_size=group_size,
     )  # fmt: skip
     train(run)
     return run
 
 
 @torch.no_grad()
-def achieved(name: str, run: ToyRun) -> float:
-    """Return what was learned, from fresh data and without the algorithm's own functions; 1 is best."""
+def mean_reward(run: ToyRun) -> float:
+    """Return the mean reward of fresh rollouts; the best policy's is 1."""
     torch.manual_seed(999)
-    learner = run.learner
-    if run.config.data == "prompts":
-        return rollouts(learner, num_prompts=64, group_size=4).rewards.mean().item()
-    if name == "sft":
-        batch = demonstrations(8000)
-        logprobs = learner.forward(batch, frozenset({"logprobs"})).logprobs[batch.mask]
-        return ENTROPY / -logprobs.mean().item()
-    batch, needs = pairs(1000), frozenset({"logprobs"} if name == "dpo" else {"scores"})
-    if name == "dpo":
-        gap = learner.forward(batch, needs).logprobs - run.reference.forward(batch, needs).logprobs
-        chosen, rejected = (gap * batch.mask).sum(-1).chunk(2)
+    return rollouts(run.learner, num_prompts=64, group_size=4).rewards.mean().item()
+
+
+@torch.no_grad()
+def pair_accuracy(run: ToyRun, *, by: str) -> float:
+    """Return how many of 1,000 held-out pairs are ranked right.
+
+    By "scores" of the reward model, by "logprobs" a token, or by the "log_ratio" to the start.
+    """
+    torch.manual_seed(999)
+    batch = pairs(2000)
+    if by == "scores":
+        rows = run.learner.forward(batch, frozenset({"scores"})).scores
     else:
-        chosen, rejected = learner.forward(batch, needs).scores.chunk(2)
+        needs = frozenset({"logprobs"})
+        logprobs = run.learner.forward(batch, needs).logprobs * batch.mask
+        rows = logprobs.sum(-1) / batch.lengths
+        if by == "log_ratio":
+            rows = ((logprobs - run.reference.forward(batch, needs).logprobs) * batch.mask).sum(-1)
+    chosen, rejected = rows.chunk(2)
     return (chosen > rejected).float().mean().item()
 
 
-ENOUGH = {"sft": 0.95, "reward_model": 0.95, "dpo": 0.95, "ppo": 0.9, "grpo": 0.9, "dapo": 0.9}
-ONLINE = ["dapo", "grpo", "ppo"]
+@torch.no_grad()
+def imitation(run: ToyRun) -> float:
+    """Return the teacher's entropy over the policy's held-out loss; the teacher itself has 1."""
+    torch.manual_seed(999)
+    batch = demonstrations(8000)
+    logprobs = run.learner.forward(batch, frozenset({"logprobs"})).logprobs[batch.mask]
+    return ENTROPY / -logprobs.mean().item()
 
 
 def flipped_sign(algorithm: Algorithm) -> Algorithm:
@@ -241,7 +267,7 @@ def flipped_sign(algorithm: Algorithm) -> Algorithm:
 def swapped_pairs(algorithm: Algorithm) -> Algorithm:
     def credit(batch: Batch, config: Any) -> Batch:
         num_pairs = len(batch) // 2
-        return batch.rows(torch.arange(2 * num_pairs).roll(num_pairs))
+        return algorithm.credit(batch.rows(torch.arange(2 * num_pairs).roll(num_pairs)), config)
 
     return replace(algorithm, credit=credit)
 
@@ -251,36 +277,3 @@ def advantages_of_other_rows(algorithm: Algorithm) -> Algorithm:
         return algorithm.credit(replace(batch, rewards=batch.rewards.roll(1)), config)
 
     return replace(algorithm, credit=credit)
-
-
-def test_every_method_has_a_learning_test():
-    assert sorted(ENOUGH) == plugins.names("algorithms")
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("name", sorted(ENOUGH))
-def test_it_learns(name, seed):
-    assert achieved(name, learn(name, seed=seed)) >= ENOUGH[name]
-
-
-@pytest.mark.parametrize("name", sorted(ENOUGH))
-def test_the_check_sees_a_learning_rate_of_zero(name):
-    assert achieved(name, learn(name, learning_rate=0.0, num_steps=2)) < ENOUGH[name] - 0.1
-
-
-BUGS = [(n, flipped_sign) for n in sorted(ENOUGH)]
-BUGS += [(n, swapped_pairs) for n in ("dpo", "reward_model")]
-BUGS += [(n, advantages_of_other_rows) for n in ONLINE]
-
-
-@pytest.mark.parametrize(("name", "bug"), BUGS, ids=[f"{n}-{b.__name__}" for n, b in BUGS])
-def test_the_check_sees_a_planted_bug(name, bug):
-    assert achieved(name, learn(name, bug=bug)) < ENOUGH[name] - 0.1
-
-
-@pytest.mark.parametrize("name", ONLINE)
-def test_peer_13_sampler_and_learner_agree_while_no_weight_moves(name):
-    run = learn(name, learning_rate=0.0, num_steps=2)
-    for metrics in run.history:
-        assert abs(metrics["policy/ratio_gap_mean"]) < 1e-5
-        assert metrics["mismatch/logprob_gap_mean"] < 1e-5

@@ -1,0 +1,70 @@
+"""Batches of an online method: rollouts of the sampler on the next prompts, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from truing.rollout.sampler import Sampler, SamplingParams
+from truing.train.batches import batch_of_rollouts
+from truing.train.collect import Collected
+from truing.train.order import Order, seed_of
+from truing.train.scoring import Scorer, require_scored, rollout_metrics
+from truing.types import Prompt, Rollout
+
+
+@dataclass(slots=True)
+class Online:
+    """Rollouts of the sampler on the next prompts, scored; prompts without signal are drawn anew
+    where the algorithm asks for dynamic sampling (DAPO, arXiv:2503.14476 eq. 11).
+    """
+
+    prompts: Sequence[Prompt]
+    prompt_tokens: Sequence[tuple[int, ...]]
+    order: Order
+    sampler: Sampler
+    params: SamplingParams
+    scorer: Scorer
+    batch_size: int  # prompts of a step
+    group_size: int
+    seed: int
+    max_resamples: int = 0  # 0: no dynamic sampling
+
+    def __call__(self, step: int) -> Collected:
+        """Return the rollouts of `batch_size` prompts.
+
+        Raises:
+            VerifierError: no rollout could be scored, so there is nothing to learn from.
+        """
+        groups, drawn, every = list[list[Rollout]](), 0, list[Rollout]()
+        for attempt in range(self.max_resamples + 1):
+            wanted = self.batch_size - len(groups)
+            fresh = self._groups(step, attempt, wanted, first_group=drawn)
+            drawn += wanted
+            every += [r for g in fresh for r in g]
+            groups += [g for g in fresh if not self.max_resamples or _has_signal(g)]
+            if len(groups) == self.batch_size:
+                break
+        rollouts = [r for g in groups for r in g] or every
+        require_scored(step, rollouts)
+        metrics = rollout_metrics(every, self.params.max_tokens)
+        metrics["rollout/kept_group_share"] = len(groups) / drawn
+        return Collected(batch_of_rollouts(rollouts), every, metrics)
+
+    def _groups(self, step: int, attempt: int, count: int, first_group: int) -> list[list[Rollout]]:
+        index = self.order.take(count)
+        params = replace(self.params, seed=seed_of(self.seed, "rollout", step, attempt))
+        ids = [self.prompt_tokens[i] for i in index]
+        completions = self.sampler.generate(ids, params, num_samples=self.group_size)
+        places = [place for place in range(count) for _ in range(self.group_size)]
+        rollouts = self.scorer(
+            [self.prompts[index[place]] for place in places],
+            [tuple(ids[place]) for place in places],
+            [completion for group in completions for completion in group],
+            [first_group + place for place in places],
+        )
+        return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
+
+
+def _has_signal(group: Sequence[Rollout]) -> bool:
+    return len({r.reward for r in group if r.reward is not None}) > 1
