@@ -149,6 +149,8 @@ class ToyRun:
     seed: int
     num_minibatches: int = 1
     group_size: int = 8
+    watch: Callable[[ToyRun], float] | None = None  # what docs/curves.py draws
+    curve: list[tuple[int, float]] = field(default_factory=list)
     first_step: int = 0
     micro_batch_tokens: int = 200
 
@@ -196,6 +198,8 @@ class ToyRun:
 
     def observe(self, step: int, batch: Batch, metrics: Mapping[str, float]) -> None:
         self.history.append(metrics)
+        if self.watch is not None and step % 5 == 4:
+            self.curve.append((step + 1, self.watch(self)))
 
 
 def learn(
@@ -208,6 +212,7 @@ def learn(
     num_minibatches: int | None = None,
     group_size: int = 8,
     bug: Callable[[Algorithm], Algorithm] | None = None,
+    watch: Callable[[ToyRun], float] | None = None,
 ) -> ToyRun:
     """Train a fresh toy network with the method; online methods make two updates of a batch by default."""
     algorithm = plugins.load("algorithms", name).ALGORITHM
@@ -216,6 +221,7 @@ def learn(
     run = ToyRun(
         bug(algorithm) if bug else algorithm, config, learner, num_steps=num_steps, seed=seed,
         num_minibatches=num_minibatches or (2 if config.data == "prompts" else 1), group_size=group_size,
+        watch=watch,
     )  # fmt: skip
     train(run)
     return run
