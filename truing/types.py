@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Unit = Literal["token", "sequence", "pair", "prompt", "step", "replay_token"]
+Unit = Literal["token", "chosen_token", "sequence", "pair", "prompt", "step", "replay_token"]
 FinishReason = Literal["stop", "length"]
 Status = Literal["scored", "unparsable", "timed_out", "failed"]
 
@@ -150,6 +150,7 @@ class Batch:
     old_scores: Float[Tensor, " B"] | None = None  # of the reward model when the batch began
     old_process_logprobs: Float[Tensor, "B C"] | None = None  # of the implicit process reward model, then
     reference_point: Float[Tensor, " B"] | None = None  # KTO's z0 before its clamp, the same on every row
+    ref_margins: Float[Tensor, " B"] | None = None  # of the reference, where a credit deals them to pairs
     weights: Float[Tensor, " B"] | None = None  # of rows or pairs, where a method's credit sets them
     advantages: Float[Tensor, "B C"] | None = None
     returns: Float[Tensor, "B C"] | None = None
@@ -165,15 +166,20 @@ class Batch:
         return value
 
     def count(self) -> dict[Unit, Tensor]:
-        """Return how many tokens, sequences, pairs, prompts and steps are trained: what divides a Term."""
+        """Return how many tokens, sequences, pairs, prompts and steps are trained: what divides a Term.
+
+        "chosen_token" counts the tokens of the chosen side; there are none in a batch without pairs.
+        """
         main = torch.ones_like(self.lengths, dtype=torch.bool) if self.replay is None else ~self.replay
         rows = main.sum().float()
         prompts = torch.tensor(float(len(set(self.groups[main].tolist()))), device=self.mask.device)
         steps = torch.zeros_like(rows)
         if self.step_labels is not None:
             steps = (~self.step_labels.isnan() & main[:, None]).sum().float()
+        num_pairs = len(self) // 2 if self.paired else 0
         return {
             "token": self.mask[main].sum().float(),
+            "chosen_token": self.mask[:num_pairs].sum().float(),
             "sequence": rows,
             "pair": rows / 2,
             "prompt": prompts,
@@ -225,16 +231,17 @@ class Batch:
             yield torch.tensor(sorted(members))
 
     def _sized_units(self, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
-        lengths = self.lengths.tolist()
-        for unit in self.units():
-            room, part = max_tokens - len(self.prompts[unit[0]]), list[int]()
+        lengths, groups = self.lengths.tolist(), self.groups.tolist()
+        for unit in self.units():  # the sides of a pair may answer two prompts, where a credit re-pairs them
+            shared = sum(len(self.prompts[r]) for r in {groups[r]: r for r in unit}.values())
+            room, part = max_tokens - shared, list[int]()
             for row in unit:
                 used = sum(lengths[r] for r in part)
                 if part and not self.paired and used + lengths[row] > room:
-                    yield len(self.prompts[unit[0]]) + used, part
+                    yield shared + used, part
                     part = []
                 part = [*part, row]
-            yield len(self.prompts[unit[0]]) + sum(lengths[r] for r in part), part
+            yield shared + sum(lengths[r] for r in part), part
 
 
 @dataclass(frozen=True, slots=True)
