@@ -4,8 +4,8 @@ Axes: B rows, C completion tokens (right-padded to the longest row), T packed to
 P prompts, G group, V vocabulary. A paired batch holds N chosen rows, then the N rejected rows
 of the same pairs, so B = 2N. Every tensor of a Batch has B as its first axis.
 
-Replay rows (`Batch.replay`) are demonstrations mixed into another method's batch. They count only in
-the unit "replay_token", and the method itself never sees them.
+Replay rows (`Batch.replay`) are demonstrations mixed into another method's batch, after its own rows.
+They count only in the unit "replay_token", and the method itself never sees them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Unit = Literal["token", "chosen_token", "sequence", "pair", "prompt", "step", "replay_token"]
+Unit = Literal[
+    "token", "chosen_token", "chosen_text_token", "sequence", "desirable", "undesirable", "pair", "prompt", "step",
+    "replay_token",
+]  # fmt: skip
 FinishReason = Literal["stop", "length"]
 Status = Literal["scored", "unparsable", "timed_out", "failed"]
 
@@ -73,8 +76,28 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What the assistant said in one turn of a conversation.
+
+    Args:
+        start: place of its first token in the completion; its last is at stop - 1, its stop token or
+            where the length limit cut it.
+        stop: start + number of tokens.
+        reward: of this turn alone; None where it is not judged.
+    """
+
+    start: int
+    stop: int
+    reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
-    """A completion with its prompt's ids, its verdicts by verifier name, and the scalar RL maximises."""
+    """A completion with its prompt's ids, its verdicts by verifier name, and the scalar RL maximises.
+
+    The completion of a conversation is all that follows the prompt: the assistant's turns, which are
+    trained, and between them what the environment said, which is not and has sampler_logprobs NaN.
+    """
 
     prompt: Prompt
     prompt_tokens: tuple[int, ...]
@@ -82,6 +105,8 @@ class Rollout:
     group: int
     verdicts: Mapping[str, Verdict]
     reward: float | None  # None when any needed verdict is not "scored": the row is not trained
+    turns: tuple[Turn, ...] = ()  # of a conversation; without any, the completion is one turn
+    facts: Mapping[str, float] = field(default_factory=dict)  # what an environment counted, by metric name
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +170,7 @@ class Batch:
     replay: Bool[Tensor, " B"] | None = None  # True on demonstrations mixed in from other data
     sampler_logprobs: Float[Tensor, "B C"] | None = None
     old_logprobs: Float[Tensor, "B C"] | None = None
+    old_entropy: Float[Tensor, "B C"] | None = None
     ref_logprobs: Float[Tensor, "B C"] | None = None
     old_values: Float[Tensor, "B C"] | None = None
     old_scores: Float[Tensor, " B"] | None = None  # of the reward model when the batch began
@@ -152,6 +178,7 @@ class Batch:
     reference_point: Float[Tensor, " B"] | None = None  # KTO's z0 before its clamp, the same on every row
     ref_margins: Float[Tensor, " B"] | None = None  # of the reference, where a credit deals them to pairs
     weights: Float[Tensor, " B"] | None = None  # of rows or pairs, where a method's credit sets them
+    kept_share: Float[Tensor, " B"] | None = None  # of the sampled groups in this batch, the same on every row
     advantages: Float[Tensor, "B C"] | None = None
     returns: Float[Tensor, "B C"] | None = None
 
@@ -169,6 +196,8 @@ class Batch:
         """Return how many tokens, sequences, pairs, prompts and steps are trained: what divides a Term.
 
         "chosen_token" counts the tokens of the chosen side; there are none in a batch without pairs.
+        "chosen_text_token" adds those of its prompts that something precedes. "desirable" is the sum of the
+        labels of unpaired rows, "undesirable" that of 1 - label.
         """
         main = torch.ones_like(self.lengths, dtype=torch.bool) if self.replay is None else ~self.replay
         rows = main.sum().float()
@@ -176,16 +205,28 @@ class Batch:
         steps = torch.zeros_like(rows)
         if self.step_labels is not None:
             steps = (~self.step_labels.isnan() & main[:, None]).sum().float()
-        num_pairs = len(self) // 2 if self.paired else 0
+        num_pairs = int(rows) // 2 if self.paired else 0
+        chosen = self.mask[:num_pairs].sum().float()
+        labels = None if self.paired else self.labels
+        good = 0 * rows if labels is None else labels[main].sum().float()
         return {
             "token": self.mask[main].sum().float(),
-            "chosen_token": self.mask[:num_pairs].sum().float(),
+            "chosen_token": chosen,
+            "chosen_text_token": chosen + sum(max(len(p) - 1, 0) for p in self.prompts[:num_pairs]),
             "sequence": rows,
+            "desirable": good,
+            "undesirable": good if labels is None else rows - good,
             "pair": rows / 2,
             "prompt": prompts,
             "step": steps,
             "replay_token": self.mask[~main].sum().float(),
         }
+
+    def main(self) -> Batch:
+        """Return the rows that are not replayed: the batch as the method sees it."""
+        if self.replay is None:
+            return self
+        return replace(self.rows((~self.replay).nonzero()[:, 0]), replay=None)
 
     def rows(self, index: Int[Tensor, " K"]) -> Batch:
         """Return the selected rows of every field, trimmed to the longest completion among them."""
@@ -200,10 +241,11 @@ class Batch:
         return replace(self, **picked)
 
     def units(self) -> list[list[int]]:
-        """Return the row numbers that belong together: the two sides of a pair, or a group."""
+        """Return the row numbers that belong together: the two sides of a pair, a group, a replayed row."""
         if self.paired:
-            num_pairs = len(self) // 2
-            return [[i, i + num_pairs] for i in range(num_pairs)]
+            num_rows = len(self) if self.replay is None else int((~self.replay).sum())
+            pairs = [[i, i + num_rows // 2] for i in range(num_rows // 2)]
+            return pairs + [[i] for i in range(num_rows, len(self))]
         members: dict[int, list[int]] = {}
         for row, group in enumerate(self.groups.tolist()):
             members.setdefault(group, []).append(row)
@@ -256,6 +298,7 @@ class Outputs:
     length_scores: Float[Tensor, " B"] | None = None  # a second head's, that may explain length
     head_overlap: Float[Tensor, ""] | None = None  # |w_quality . w_length| of the two heads
     process_logprobs: Float[Tensor, "B C"] | None = None  # of the implicit process reward model
+    prompt_logprobs: Float[Tensor, " B"] | None = None  # of the prompt's tokens after its first, summed
     parameters: Mapping[str, Float[Tensor, ""]] | None = None  # learned numbers beside the network
 
     def require(self, name: str) -> Tensor:
@@ -264,6 +307,15 @@ class Outputs:
         if not isinstance(value, Tensor):
             raise ValueError(f"the outputs have no {name}; add it to the algorithm's needs")
         return value
+
+    def rows(self, index: Int[Tensor, " K"], width: int) -> Outputs:
+        """Return the selected rows of every field, the first `width` completion tokens of each."""
+        picked: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor) and value.ndim:
+                picked[f.name] = value[index][:, :width] if value.ndim == 2 else value[index]
+        return replace(self, **picked)
 
 
 @dataclass(frozen=True, slots=True)
