@@ -55,9 +55,7 @@ LATER = {
     "two_grpo": "binary_group_identity away_from_reference",
     "judge": "order_swap",
     "cai": "soft_label soft_bt_loss",
-    "bon": "kl kl_exact_discrete unbiased_estimator pass_at_k",
-    "infer": "weighted_majority mcts_selection",
-    "scaling": "gao_bon gao_rl gao_fit scalerl_sigmoid",
+    "infer": "mcts_selection",
 }
 
 

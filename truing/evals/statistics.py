@@ -1,4 +1,4 @@
-"""Intervals and estimators for evaluations: pass rates, their differences, means and pass@k.
+"""Intervals and estimators for evaluations: pass rates, their differences, means, pass@k and best-of-n.
 
 Everything here takes plain numbers and needs only the standard library.
 """
@@ -142,6 +142,120 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
         raise ValueError(f"needs 1 <= k <= n and 0 <= c <= n, got n={num_samples}, c={num_passed}, k={k}")
     failed = num_samples - num_passed
     return 1.0 - math.comb(failed, k) / math.comb(num_samples, k)
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """Return log n - (n - 1) / n [nats]: at most this far is best-of-n from the policy that it draws from.
+
+    It is exact only where rewards never tie and outcomes form a continuum; of finitely many outcomes the
+    KL is smaller (`best_of_n_kl`).
+    Source: Stiennon et al. 2020, arXiv:2009.01325, appendix; that it is a bound: Beirami et al. 2024,
+    arXiv:2401.01879.
+
+    Raises:
+        ValueError: n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, got {n}")
+    return math.log(n) - (n - 1) / n
+
+
+def best_of_n_distribution(probabilities: Sequence[float], n: int) -> list[float]:
+    """Return how probably each outcome is the best of n draws: F_k^n - F_(k-1)^n, F the cumulated p.
+
+    Args:
+        probabilities: of the outcomes, from the least to the greatest reward, no two rewards equal.
+        n: how many are drawn.
+
+    Raises:
+        ValueError: n is below 1, or the probabilities are negative or do not sum to 1.
+    """
+    if n < 1 or min(probabilities, default=-1.0) < 0 or abs(math.fsum(probabilities) - 1) > 1e-9:
+        raise ValueError(f"needs n >= 1 and probabilities that sum to 1, got n={n}, {list(probabilities)}")
+    below, found = 0.0, list[float]()
+    for probability in probabilities:
+        found.append((below + probability) ** n - below**n)
+        below += probability
+    return found
+
+
+def best_of_n_kl(probabilities: Sequence[float], n: int) -> float:
+    """Return the KL of best-of-n from the policy over finitely many outcomes, exactly [nats].
+
+    Args:
+        probabilities: as of `best_of_n_distribution`.
+        n: how many are drawn.
+    """
+    chosen = best_of_n_distribution(probabilities, n)
+    return math.fsum(q * math.log(q / p) for q, p in zip(chosen, probabilities, strict=True) if q > 0)
+
+
+def best_of_n_reward(proxy: Sequence[float], gold: Sequence[float], n: int) -> float:
+    """Return sum_i C(i-1, n-1) / C(N, n) gold_(i), sorted by proxy: what best-of-n by proxy earns.
+
+    An estimate without bias: the mean, over all subsets of n of the N samples, of the gold reward of the
+    sample with the highest proxy; among equal proxies each is as likely, so their gold rewards are averaged.
+    Source: Nakano et al. 2021, arXiv:2112.09332, appendix; Gao et al. 2022, arXiv:2210.10760.
+
+    Args:
+        proxy: what the choice is made by, of N samples of one prompt.
+        gold: what is measured, of the same samples.
+        n: how many are drawn, at most N.
+
+    Raises:
+        ValueError: the lengths differ, or n is not in [1, N].
+    """
+    total = len(proxy)
+    if len(gold) != total or not 1 <= n <= total:
+        raise ValueError(f"needs 1 <= n <= N samples of both, got n={n}, {total} proxies, {len(gold)} golds")
+    tied: dict[float, list[float]] = {}
+    for by, value in zip(proxy, gold, strict=True):
+        tied.setdefault(by, []).append(value)
+    below, found = 0, 0.0
+    for by in sorted(tied):
+        upto = below + len(tied[by])
+        chance = (math.comb(upto, n) - math.comb(below, n)) / math.comb(total, n)
+        found += chance * fmean(tied[by])
+        below = upto
+    return found
+
+
+def student_quantile(df: float, confidence: float = 0.95) -> float:
+    """Return the t with P(|T| <= t) = confidence for Student's distribution with df > 0 degrees of freedom.
+
+    Between whole numbers of degrees of freedom log t is interpolated in 1/df, a little to the wide side.
+
+    Raises:
+        ValueError: df is not above 0, or confidence not in (0, 1).
+    """
+    if not df > 0:
+        raise ValueError(f"degrees of freedom must be above 0, got {df}")
+    normal = _quantile(confidence)
+    if df >= 1000:
+        return normal * (1 + (normal**2 + 1) / (4 * df))
+    whole = max(1, math.floor(df))
+    low, high = _student(whole, confidence), _student(whole + 1, confidence)
+    share = min(1.0, max(0.0, (1 / whole - 1 / df) / (1 / whole - 1 / (whole + 1))))
+    return low ** (1 - share) * high**share
+
+
+def _student(df: int, confidence: float) -> float:
+    """Return the quantile for a whole df by bisection of the distribution's closed form."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_mass(df, middle) < confidence else (low, middle)
+    return math.sqrt(df) * math.tan(low)
+
+
+def _student_mass(df: int, angle: float) -> float:
+    """Return P(|T| <= sqrt(df) tan(angle)); Abramowitz and Stegun (1964), 26.7.3 and 26.7.4."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    term, total = (1.0, 1.0) if df % 2 == 0 else (cosine, cosine if df > 1 else 0.0)
+    for k in range(2 if df % 2 == 0 else 3, df - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    return sine * total if df % 2 == 0 else 2 / math.pi * (angle + sine * total)
 
 
 def _square_and_add(
