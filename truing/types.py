@@ -178,7 +178,7 @@ class Batch:
     reference_point: Float[Tensor, " B"] | None = None  # KTO's z0 before its clamp, the same on every row
     ref_margins: Float[Tensor, " B"] | None = None  # of the reference, where a credit deals them to pairs
     weights: Float[Tensor, " B"] | None = None  # of rows or pairs, where a method's credit sets them
-    kept_share: Float[Tensor, " B"] | None = None  # of the sampled groups in this batch, the same on every row
+    kept_share: Float[Tensor, " B"] | None = None  # of the groups, by credit; the same on every row
     advantages: Float[Tensor, "B C"] | None = None
     returns: Float[Tensor, "B C"] | None = None
 

@@ -90,6 +90,7 @@ def example(name, config=None, *, pad=0, filler=0.0, seed=0, group_size=4):
         "token_scores": drawn["token_scores"],
         "length_scores": numbers(),
         "process_logprobs": drawn["process"],
+        "prompt_logprobs": numbers() - 2,
     }
     found = {k: v.requires_grad_() for k, v in leaves.items() if k in needs}
     if "length_scores" in needs:
@@ -359,8 +360,8 @@ OPTIONS = [(n, k) for n in plugins.names("algorithms") for k in algorithm_of(n).
 @pytest.mark.parametrize(("name", "key"), OPTIONS, ids=[f"{n}.{k}" for n, k in OPTIONS])
 def test_peer_02_every_option_changes_something(name, key):
     extra = algorithm_of(name).config.model_fields[key].json_schema_extra or {}
-    if extra.get("read_by") == "collect":
-        return  # its effect is on which rollouts are drawn, and is tested there
+    if extra.get("read_by") in ("collect", "learner"):
+        return  # its effect is on which rollouts are drawn, or on the forward pass, and is tested there
     assert has_effect(name, key), f"{name}: '{key}' is accepted and ignored"
 
 

@@ -21,9 +21,9 @@ LATER = {
     ),
     # other losses of the DPO family, and batching
     "dpo": (
-        "robust hinge ipo_token_mean ipo_sum exo_pair nca_pair bco_pair sppo_hard_beta0.1 "
-        "sppo_hard_beta0.001 sppo_soft apo_zero apo_down aot aot_unpaired collate_keep_start "
-        "collate_keep_end discopop sft_term sigmoid_norm sigmoid_norm_beta5 rpo rpo_sequence_norm "
+        "robust hinge ipo_token_mean ipo_sum exo_pair nca_pair bco_pair "
+        "apo_zero apo_down aot aot_unpaired collate_keep_start "
+        "collate_keep_end discopop sft_term sigmoid_norm sigmoid_norm_beta5 rpo "
         "f_forward_kl f_js_divergence f_alpha_divergence ld_dpo wpo"
     ),
     "kto": (
@@ -34,10 +34,6 @@ LATER = {
     "simpo": "paper_default trl_defaults cpo_simpo",
     "alphapo": ".",
     "orpo": "trl response_only_nll log1mexp",
-    "rebel": "paper repo",
-    "online_dpo": "sigmoid tie_first_wins missing_eos ipo",
-    "xpo": ".",
-    "nash_md": ".",
     "grpo": "dapo_accumulation two_sided_delta sapo vespo luspo gmpo high_entropy_mask off_policy_mask",
     "gspo": "token_form",
     "cispo": "trl_eps5 trl_eps1.1 trl_default_trap verl_relative",

@@ -35,6 +35,14 @@ METRICS: Mapping[str, str] = {
         "Share [0-1] of groups whose completions all have one reward. They give no gradient; near 1 the "
         "prompts are too hard or too easy."
     ),
+    "reward/kept_mean": (
+        "Mean reward of the completions that are trained on. Above reward/mean; when the gap closes, "
+        "choosing the best of a group teaches nothing more."
+    ),
+    "reward/opponent_mean": (
+        "Mean reward of what the opponent (reference or mixture) wrote for the same prompts. reward/mean "
+        "should pull away from it."
+    ),
     "reward/*_mean": (
         "Mean value of this verifier over the completions that it could score, before its weight."
     ),
@@ -51,6 +59,17 @@ METRICS: Mapping[str, str] = {
         "model's score. Rising with the margin is healthy."
     ),
     "rewards/rejected": "Mean reward of the rejected side, as rewards/chosen. Falls.",
+    "rewards/direction_accuracy": (
+        "Share [0-1] of completions whose log-prob moved the way their win probability asks. Chance on the "
+        "first update of a batch, near 1 after several."
+    ),
+    "rewards/opponent_beaten_share": (
+        "Share [0-1] of untied pairs in which the policy's completion beats the opponent's. Rises from 0.5."
+    ),
+    "rewards/win_probability": (
+        "Mean probability that a completion beats the opponent's. Rises from 0.5; stays near it where the "
+        "opponent is close to the policy."
+    ),
     "logprobs/chosen": (
         "Mean log-prob of the chosen completions [nats per completion]. A small fall is normal; a large one"
         " together with the rejected side is likelihood displacement: add an NLL term or lower the learning"
@@ -75,6 +94,13 @@ METRICS: Mapping[str, str] = {
     "rollout/kept_group_share": (
         "Share [0-1] of drawn groups that are trained. Below 1 where prompts without signal are drawn anew "
         "(dynamic sampling); the rest is sampling time that taught nothing."
+    ),
+    "rollout/trained_group_share": (
+        "Share [0-1] of sampled groups that are trained; the others tie, or too few of their completions "
+        "could be scored. Near 0 nothing is learned: the prompts are too hard or too easy."
+    ),
+    "rollout/drawn_tokens": (
+        "Completion tokens that the sampler drew in the step, those of groups that are not trained included."
     ),
     "loss/policy": (
         "Clipped policy-gradient loss. GRPO loss near 0 is normal, for advantages average to 0: look at "
@@ -124,6 +150,10 @@ METRICS: Mapping[str, str] = {
         "KL of the policy from the reference, k1 [nats per completion], when the batch began. Grows slowly "
         "from 0; a jump means that the policy has left the reference."
     ),
+    "policy/log_ratio_gap": (
+        "Mean |log pi - log pi_old| of a completion [nats]. 0 on the first update of a batch; far below "
+        "eta/2, for gradient clipping sets the step."
+    ),
     "policy/kl_coef": "The KL coefficient now. Constant unless the controller adapts it.",
     "value/clip_fraction": "Share [0-1] of tokens whose value loss is the clipped one. Below 0.2.",
     "value/error_square_mean": (
@@ -151,6 +181,10 @@ METRICS: Mapping[str, str] = {
     "train/*learning_rate": "Learning rate, mean over the step's updates. Follows the schedule.",
     "train/num_updates": "Optimizer updates since the stage began.",
     "train/completion_tokens": "Completion tokens of the step's batch, trained or not.",
+    "train/flops": (
+        "Floating-point operations of the step, estimated from weights and tokens: sampling, annotation, "
+        "updates, not evaluation. Summed, it is the compute that methods are compared by."
+    ),
     "time/collect_s": "Seconds to collect the batch: sampling and scoring online, next to nothing offline.",
     "time/annotate_s": (
         "Seconds for the forward passes before the update: old and reference log-probs, values."
