@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 DataKind = Literal["demonstrations", "pairs", "prompts", "unpaired", "rankings", "steps"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of runs and stages: they are folders, so no "..", no "/"
@@ -27,6 +36,8 @@ class Options(Strict):
     opponent: another policy that draws half of each group: the reference, or the geometric mixture
         of policy and reference.
     parameters: names and start values of numbers that are learned beside the network.
+    only_with: {option: the option without which it does nothing}, which is checked.
+    reference_required: the recipe must name another model as reference: its teacher.
     """
 
     data: ClassVar[DataKind]
@@ -36,6 +47,16 @@ class Options(Strict):
     min_group_size: ClassVar[int] = 1
     opponent: ClassVar[Literal["none", "reference", "mixture"]] = "none"
     parameters: ClassVar[dict[str, float]] = {}
+    only_with: ClassVar[dict[str, str]] = {}
+    reference_required: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _every_option_does_something(self) -> Self:
+        for key, other in self.only_with.items():
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and not getattr(self, other):
+                raise ValueError(f"{key} does nothing without {other}: set {other}, or leave {key} out")
+        return self
 
     def sampler_max_tokens(self) -> int | None:
         """Return what sampler.max_tokens must be, or None where the algorithm does not care."""
@@ -44,10 +65,76 @@ class Options(Strict):
     def needs(self) -> frozenset[str]:
         """Return what it reads of Outputs and of an annotated Batch.
 
-        Of Outputs: logprobs, entropy, values, scores, token_scores, length_scores, process_logprobs,
-        parameters. Of the Batch: old_logprobs, ref_logprobs, old_scores, reference_point, baselines.
+        Of Outputs: logprobs, prompt_logprobs, entropy, values, scores, token_scores, length_scores,
+        process_logprobs, parameters. Of the Batch: old_logprobs, ref_logprobs, old_scores, reference_point,
+        baselines, and labels, where pairs may be less than certain.
         """
         return frozenset({"logprobs"})
+
+
+def _no_k1(value: Any) -> Any:
+    if value == "k1":
+        raise ValueError("k1 in the loss has gradient 0: use k2, or a method with the KL in its reward")
+    return value
+
+
+def _off_or_at_least_1(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("a cap under 1 shrinks every weight: at least 1, or 0 for no correction")
+    return value
+
+
+# Options that online methods share: bounds and help stand here, each method sets its own default.
+ClipLow = Annotated[float, Field(gt=0, lt=1, description="the ratio counts down to 1 - clip_low")]
+ClipHigh = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="the ratio counts up to 1 + clip_high")
+]
+DualClip = Annotated[
+    float | None, Field(gt=1, description="bound on the ratio where the advantage is negative")
+]
+ScaleRewards = Annotated[
+    Literal["group", "batch", "none"],
+    Field(description="what advantages are divided by: the std of the group, of the batch, or nothing"),
+]
+KlLossCoef = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="weight of the KL term in the loss; 0: none")
+]
+KlEstimator = Annotated[
+    Literal["k2", "k3", "k3_ratio"],
+    BeforeValidator(_no_k1),
+    Field(description="of the KL term: k3 has a forward-KL gradient, k2 and k3_ratio a reverse-KL one"),
+]
+KlRewardCoef = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="KL penalty (k1) in the reward [1/nat]; 0: none")
+]
+EntropyCoef = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="weight of the entropy bonus; 0: none")
+]
+Mismatch = Annotated[
+    Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],
+    Field(
+        description="the weight exp(old_logprobs - sampler_logprobs) of tokens or sequences is cut at "
+        "mismatch_cap, or is 0 above it"
+    ),
+]
+MismatchCap = Annotated[
+    float,
+    Field(ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"),
+    AfterValidator(_off_or_at_least_1),
+]
+
+
+class EnvironmentOptions(Strict):
+    """Base of every environment's Config.
+
+    judged: which of the assistant's turns the reward's terms judge; the last one's is the reward.
+    """
+
+    judged: ClassVar[Literal["last", "every"]] = "last"
+
+    def max_turns(self) -> int:
+        """Return how many turns the assistant has at most."""
+        return 1
 
 
 class Generator(Strict):
@@ -105,6 +192,9 @@ class LearnerConfig(Strict):
     critic_learning_rate: float = Field(
         5e-6, gt=0, lt=1, description="of the value network, when there is one"
     )
+    process_learning_rate: float = Field(
+        1e-6, gt=0, lt=1, description="of the implicit process reward model, when there is one"
+    )
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False, description="of Adam")
     max_grad_norm: float = Field(1.0, gt=0, description="global norm; use inf for none")
@@ -123,7 +213,7 @@ class SamplerConfig(Strict):
 
     engine: str = Field("hf", description="module of truing/rollout/")
     group_size: int = Field(8, gt=0, description="completions of each prompt")
-    max_tokens: int = Field(256, gt=0, description="completion tokens")
+    max_tokens: int = Field(256, gt=0, description="completion tokens; of each turn in an environment")
     temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
     stop: list[str] = Field(default_factory=list, description="extra stop tokens; EOS always stops")
     mismatch_threshold: float = Field(
@@ -139,6 +229,26 @@ class Reward(Strict):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Environment(Strict):
+    """What answers the policy between its turns (online methods only)."""
+
+    name: str = Field(description="name in truing/environments/, dotted path or .py path")
+    options: dict[str, Any] = Field(default_factory=dict, description="of the environment")
+    max_tokens: int = Field(
+        2048, gt=0, description="of a conversation after its prompt; a turn that might pass it is not begun"
+    )
+
+
+class Replay(Strict):
+    """Demonstrations mixed into every batch, whose NLL is added to the method's loss (PPO-ptx)."""
+
+    data: Data
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="of their mean NLL a token; InstructGPT's is 27.8"
+    )
+    share: float = Field(0.25, gt=0, lt=1, description="of the rows of a batch that are demonstrations")
+
+
 class Evaluation(Strict):
     """Held-out prompts, sampled and verified before, during and after training."""
 
@@ -148,6 +258,9 @@ class Evaluation(Strict):
     limit: int | None = Field(None, gt=0)
     max_tokens: int = Field(256, gt=0)
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False, description="0 is greedy")
+    kl: bool = Field(
+        False, description="measure the KL from the start policy on the completions; needs temperature 1"
+    )
     before: bool = True
     every: int | None = Field(None, gt=0, description="steps; None: only at the end")
     allow_overlap: bool = Field(False, description="permit prompts that are also trained on")
@@ -179,7 +292,7 @@ class Stage(Strict):
     reference: str | None = Field(
         None,
         description="'copy' (frozen start weights), 'base' (LoRA off), 'cache' (start log-probs on disk), "
-        "or a model by name; None picks base with LoRA, cache offline, copy online",
+        "or a model by name; None picks base with LoRA, cache where every row is known before, else copy",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of compute; masters are float32"
@@ -198,7 +311,9 @@ class Stage(Strict):
     data: Data
     learner: LearnerConfig = LearnerConfig()
     sampler: SamplerConfig | None = None
+    environment: Environment | None = None
     rewards: dict[Annotated[str, Field(pattern=NAME)], Reward] = Field(default_factory=dict)
+    replay: Replay | None = None
     evaluation: Evaluation | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: Log = Log()

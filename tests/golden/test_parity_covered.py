@@ -9,9 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Never ours: grpo.dapo_accumulation scales by the generation batch where we count per optimizer step.
 LATER = {
-    # other SFT losses, packing and noise
-    "sft": "dft pack_bfd pack_bfd_split pack_wrapped padding_free_collate packed_attention_mask neftune",
-    "core": "logprob_entropy_from_logits",
     # other reward models
     "rm": (
         "plackett_luce best_of_k_softmax all_pairs_k_choose_2 thurstone_sigma1 "
@@ -19,21 +16,8 @@ LATER = {
         "prm_two_class_ce mc_step_labels prm800k_labels implicit_prm_ce ensemble odin "
         "mars_weights_tau1 mars_weights_tau5 normalise processbench_f1"
     ),
-    # other losses of the DPO family, and batching
-    "dpo": (
-        "robust hinge ipo_token_mean ipo_sum exo_pair nca_pair bco_pair "
-        "apo_zero apo_down aot aot_unpaired collate_keep_start "
-        "collate_keep_end discopop sft_term sigmoid_norm sigmoid_norm_beta5 rpo "
-        "f_forward_kl f_js_divergence f_alpha_divergence ld_dpo wpo"
-    ),
-    "kto": (
-        "positive_z0_w1_1 positive_z0_w1_1.33 clamped_z0_w1_1 clamped_z0_w1_1.33 all_desirable "
-        "apo_zero_unpaired mismatch_rotation"
-    ),
-    "cpo": "sigmoid sigmoid_no_nll ipo label_smoothing",
-    "simpo": "paper_default trl_defaults cpo_simpo",
-    "alphapo": ".",
-    "orpo": "trl response_only_nll log1mexp",
+    # other losses of the DPO family
+    "dpo": "wpo",
     "grpo": "dapo_accumulation two_sided_delta sapo vespo luspo gmpo high_entropy_mask off_policy_mask",
     "gspo": "token_form",
     "cispo": "trl_eps5 trl_eps1.1 trl_default_trap verl_relative",
@@ -48,10 +32,15 @@ LATER = {
     "ppo": "ptx",
     "async": "decoupled_ppo",
     "score": "rewards",
-    "two_grpo": "binary_group_identity away_from_reference",
     "judge": "order_swap",
     "cai": "soft_label soft_bt_loss",
     "infer": "mcts_selection",
+}
+# What we do in another way on purpose, and why.
+NOT_OURS = {
+    "sft.pack_bfd": "it cuts documents to rows of one length; a forest packs whole rows, data.overlong cuts",
+    "sft.pack_bfd_split": "it goes on with a document in another row, without what stood before; ours are whole",
+    "sft.pack_wrapped": "it cuts documents wherever a row is full, and lets a row hold parts of several",
 }
 
 
@@ -69,5 +58,7 @@ def test_every_fixture_is_tested_or_listed():
     ids = {f["id"] for f in fixtures}
     assert len(ids) == len(fixtures) == 175
     assert later() <= ids, "LATER names what parity.json does not hold"
-    assert later() | quoted(ids) == ids, "neither tested nor listed in LATER"
+    assert NOT_OURS.keys() <= ids, "NOT_OURS names what parity.json does not hold"
+    assert later() | quoted(ids) | NOT_OURS.keys() == ids, "neither tested nor listed in LATER or NOT_OURS"
+    assert not NOT_OURS.keys() & (later() | quoted(ids)), "listed twice, or tested although it is not ours"
     assert not later() & quoted(ids), "tested by now: take it out of LATER"

@@ -30,6 +30,8 @@ _LAYOUTS = {
     "demonstrations": "messages (the last turn the assistant's), prompt + completion, "
     "conversations (from, value), or instruction + output",
     "pairs": "prompt + chosen + rejected, or whole conversations in chosen and rejected",
+    "unpaired": "prompt + completion or messages, and one of label, rating (from 0 for bad to 1 for good) "
+    "or thumbs (up, down)",
     "prompts": "prompt or messages (the last turn the user's), and answer or reference where a verifier "
     "needs one",
 }
@@ -37,12 +39,13 @@ _LAYOUTS = {
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """A preference as messages: a shared start, the two ends, and how much better the chosen one is."""
+    """A preference as messages: a shared start, the two ends, how much better the chosen one is, how surely."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     margin: float
+    preference: float = 1.0
 
 
 def demonstration(row: SourceRow) -> tuple[tuple[Message, ...], int]:
@@ -68,6 +71,31 @@ def demonstration(row: SourceRow) -> tuple[tuple[Message, ...], int]:
     raise _wrong_columns(row, "demonstrations", ("prompt", "completion", "messages", "instruction", "output"))
 
 
+def unpaired(row: SourceRow) -> tuple[tuple[Message, ...], int, float]:
+    """Return the conversation, where the judged reply begins, and how probably it is good.
+
+    The judged reply is the completion, or the last turn of a conversation.
+    """
+    given = [k for k in ("label", "rating", "thumbs") if row.values.get(k) is not None]
+    if not given:
+        raise _wrong_columns(row, "unpaired", ("prompt", "completion", "messages", "label", "rating", "thumbs"))
+    if len(given) > 1:
+        raise DataError(f"{row.where}: {' and '.join(given)} both judge the completion; keep one column")
+    messages, first = demonstration(row)
+    return messages, first or len(messages) - 1, _label(row, given[0])
+
+
+def _label(row: SourceRow, key: str) -> float:
+    value = row.values[key]
+    words = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0} | ({"up": 1.0, "down": 0.0} if key == "thumbs" else {})
+    if isinstance(value, str) and value.lower() in words:  # a .csv file holds nothing but text
+        return words[value.lower()]
+    if isinstance(value, int | float) and 0 <= value <= 1:
+        return float(value)
+    right = "'up' or 'down'" if key == "thumbs" else "true, false, or a number from 0 (bad) to 1 (good)"
+    raise DataError(f"{row.where}: '{key}' is {value!r}; right would be {right}")
+
+
 def pair(row: SourceRow) -> PairColumns:
     """Return the shared prompt and the two completions."""
     missing = [k for k in ("chosen", "rejected") if row.values.get(k) is None]
@@ -79,7 +107,20 @@ def pair(row: SourceRow) -> PairColumns:
     prompt = _prompt_turns(row) if row.values.get("prompt") is not None else ()
     chosen, rejected = (_side(row, k, prompt) for k in ("chosen", "rejected"))
     shared = len(prompt) or _shared_turns(row, chosen, rejected)
-    return PairColumns(chosen[:shared], chosen[shared:], rejected[shared:], float(margin or 0.0))
+    preference = _preference(row)
+    return PairColumns(chosen[:shared], chosen[shared:], rejected[shared:], float(margin or 0.0), preference)
+
+
+def _preference(row: SourceRow) -> float:
+    value = row.values.get("preference")
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise DataError(
+            f"{row.where}: 'preference' is {value!r}; right would be the probability that 'chosen' is better, "
+            "a number from 0 to 1 (0.5 for a tie)"
+        )
+    return float(value)
 
 
 def prompt(row: SourceRow) -> tuple[Message, ...]:

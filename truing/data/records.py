@@ -66,11 +66,14 @@ def demonstrations(rows: Sequence[SourceRow], tokenizer: Any, data: Data) -> tup
     return kept, _report(rows, kept, len(kept), count)
 
 
-def pairs(rows: Sequence[SourceRow], tokenizer: Any, data: Data) -> tuple[list[Pair], Report]:
+def pairs(
+    rows: Sequence[SourceRow], tokenizer: Any, data: Data, *, soft_labels: bool = True
+) -> tuple[list[Pair], Report]:
     """Return one Pair for each preference, and the report.
 
     Pairs whose sides are the same tokens, perhaps only after a cut, teach nothing (their DPO loss is
-    ln 2 for ever) and are dropped and counted.
+    ln 2 for ever) and are dropped and counted. Where soft_labels is False, what trains takes every label
+    for certain, and a `preference` other than 1 is an error.
 
     Raises:
         DataError: a row has the wrong columns, is overlong under "error", or none is left.
@@ -78,6 +81,12 @@ def pairs(rows: Sequence[SourceRow], tokenizer: Any, data: Data) -> tuple[list[P
     kept, count = list[Pair](), Counter[str]()
     for source, uid in _with_uids(rows):
         read = columns.pair(source)
+        if read.preference != 1 and not soft_labels:
+            raise DataError(
+                f"{source.where}: 'preference' is {read.preference:g}, and this method takes every label for "
+                "certain; use one that reads it (algorithm = 'dpo' with options = { use_labels = true }), or "
+                "remove the column, and its ties with it"
+            )
         sides = [
             _rendered(tokenizer, read.prompt + side, uid, len(read.prompt), source.where)
             for side in (read.chosen, read.rejected)
@@ -91,8 +100,28 @@ def pairs(rows: Sequence[SourceRow], tokenizer: Any, data: Data) -> tuple[list[P
             count["identical_pairs_dropped"] += 1
             continue
         count["truncated"] += fitted != sides
-        kept.append(Pair(uid, fitted[0], fitted[1], read.margin))
+        kept.append(Pair(uid, fitted[0], fitted[1], read.margin, read.preference))
     return kept, _report(rows, [r for p in kept for r in (p.chosen, p.rejected)], len(kept), count)
+
+
+def unpaired(rows: Sequence[SourceRow], tokenizer: Any, data: Data) -> tuple[list[Row], Report]:
+    """Return one Row with a label for each judged completion, and the report.
+
+    Only the judged reply is trained: of a conversation its last turn.
+
+    Raises:
+        DataError: a row has the wrong columns or label, is overlong under "error", or none is left.
+    """
+    kept, count = list[Row](), Counter[str]()
+    for source, uid in _with_uids(rows):
+        messages, first, label = columns.unpaired(source)
+        row = _rendered(tokenizer, messages, uid, first, source.where)
+        fitted = _fit(row, data, source.where, count)
+        if fitted is None:
+            continue
+        count["truncated"] += fitted is not row
+        kept.append(replace(fitted, label=label))
+    return kept, _report(rows, kept, len(kept), count)
 
 
 def prompts(rows: Sequence[SourceRow], tokenizer: Any, data: Data) -> tuple[list[Prompt], Report]:

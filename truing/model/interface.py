@@ -65,6 +65,12 @@ def forest_states(backbone: nn.Module, forest_pass: ForestPass) -> Float[Tensor,
     return output.last_hidden_state[0]
 
 
+def current_forest() -> Forest | None:
+    """Return the forest of the pass that is under way; None outside of one, as on the padded path."""
+    current = _current.get()
+    return None if current is None else current.forest
+
+
 @contextmanager
 def planted(backbone: nn.Module, forest_pass: ForestPass) -> Iterator[None]:
     """Let the backbone attend by the forest inside the context, and as before after it.

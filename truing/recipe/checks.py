@@ -96,6 +96,7 @@ def contradictions(values: Mapping[str, Any], stage: Stage | None, method: Metho
     yield from _reference(values, method)
     if stage is not None:
         yield from _sizes(stage, method)
+        yield from _kl(stage)
 
 
 def _length(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
@@ -127,6 +128,20 @@ def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]
     if kind == "cache" and method.online:
         what = "'cache' keeps the log-probs of fixed rows, and every rollout is new"
         yield Complaint(("reference",), what, "use 'copy', or 'base' with LoRA")
+    elif kind == "cache" and not method.lacks("reference_point"):
+        what = f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
+        right = "use 'copy', or 'base' with LoRA, or options.kl_estimate = 'none'"
+        yield Complaint(("reference",), what, right)
+
+
+def _kl(stage: Stage) -> Iterator[Complaint]:
+    if stage.evaluation is None or not stage.evaluation.kl:
+        return
+    tables = {("sampler",): stage.sampler, ("evaluation",): stage.evaluation}
+    for path, table in tables.items():
+        if table is not None and table.temperature != 1:
+            what = f"evaluation.kl is of the policy itself, and completions are drawn at {table.temperature}"
+            yield Complaint((*path, "temperature"), what, "temperature = 1.0, or evaluation.kl = false")
 
 
 def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:

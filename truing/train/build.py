@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import nn
 
 from truing import plugins
-from truing.config import Data, Evaluation, Generator, Stage
+from truing.config import Data, Environment, Evaluation, Generator, Options, Stage
 from truing.data.readers import read_rows
-from truing.data.records import Report, demonstrations, pairs, prompt_tokens, prompts
+from truing.data.records import Report, demonstrations, pairs, prompt_tokens, prompts, unpaired
 from truing.errors import ConfigError, DataError
 from truing.log import Progress, StageLog, Tracker
 from truing.model.forward import sequence_scores
@@ -25,11 +26,14 @@ from truing.model.scalar import load_scalar
 from truing.rewards import load_term
 from truing.rollout.sampler import Sampler, SamplingParams
 from truing.train.collect import Collector, Offline
+from truing.train.conversations import Conversations
+from truing.train.drift import kl_from
 from truing.train.evaluate import Evaluator
 from truing.train.learner import TorchLearner
 from truing.train.networks import Networks, make_networks
-from truing.train.online import Online
+from truing.train.online import Online, accuracy_within, has_spread
 from truing.train.order import Order, seed_of
+from truing.train.replay import Mixed, with_replay
 from truing.train.scoring import Score, Scorer
 from truing.train.stage import StageRun
 from truing.types import Outputs, Pair, Prompt, Row
@@ -48,7 +52,7 @@ def build(
     needs = config.needs()
     progress.phase("load")
     networks = make_networks(stage, load_model(model, device=device), needs)
-    rows, report = _rows(stage.data, config.data, networks.start)
+    rows, report = _rows(stage.data, config.data, networks.start, soft_labels="labels" in needs)
     log.event("data", f"{len(rows)} rows from {stage.data.train}", **asdict(report))
     order = Order([r.uid for r in rows], seed=stage.seed, shuffle=stage.data.shuffle)
     sampler = _sampler(stage, networks, dtype)
@@ -60,21 +64,31 @@ def build(
     temperature = stage.sampler.temperature if stage.sampler else 1.0
     anchor = None
     if "ref_logprobs" in needs:
-        kind = reference or _default_reference(stage, config.data)
+        kind = reference or _default_reference(stage, config)
         log.event("reference", f"the reference policy is '{kind}'", kind=kind)
         data = collector.every_row() if isinstance(collector, Offline) else None
         anchor = build_reference(
             kind, networks.writer(), start=networks.start, dtype=dtype, max_tokens=micro_batch_tokens,
             data=data, temperature=temperature,
         )  # fmt: skip
+    if stage.replay is not None:
+        algorithm = with_replay(algorithm, weight=stage.replay.weight)
+        collector = _with_demonstrations(collector, stage, networks.start, log)
     full, lora = config.learning_rate
     learner = TorchLearner(
-        policy=networks.policy, critic=networks.critic, scorer=networks.scorer, config=stage.learner,
+        policy=networks.policy, critic=networks.critic, scorer=networks.scorer,
+        process=networks.process, config=stage.learner,
         learning_rate=stage.learner.learning_rate or (lora if stage.learner.lora else full),
         num_updates=updates, compute_dtype=dtype,
-        temperature=temperature,
+        temperature=temperature, neftune_alpha=getattr(config, "neftune_alpha", 0.0),
     )  # fmt: skip
     evaluator = _evaluator(stage.evaluation, networks.start, rows, log) if stage.evaluation else None
+    if evaluator is not None and stage.evaluation is not None and stage.evaluation.kl:
+        start = anchor if anchor is not None and anchor.kind in ("copy", "base") else build_reference(
+            "base" if stage.learner.lora else "copy", networks.writer(), start=networks.start, dtype=dtype,
+            max_tokens=micro_batch_tokens, temperature=temperature,
+        )  # fmt: skip
+        evaluator = replace(evaluator, kl_of=kl_from(start, learner, micro_batch_tokens))
     return StageRun(
         stage=stage,
         algorithm=algorithm,
@@ -124,9 +138,16 @@ def stop_token_ids(tokenizer: Any, model: nn.Module, extra: Sequence[str]) -> tu
     return tuple(dict.fromkeys(ids))
 
 
-def _rows(data: Data, kind: str, start: Loaded) -> tuple[list[Row] | list[Pair] | list[Prompt], Report]:
+def _rows(
+    data: Data, kind: str, start: Loaded, *, soft_labels: bool
+) -> tuple[list[Row] | list[Pair] | list[Prompt], Report]:
     source = read_rows(data.train, limit=data.limit)
-    make: Any = {"demonstrations": demonstrations, "pairs": pairs, "prompts": prompts}[kind]
+    make: Any = {
+        "demonstrations": demonstrations,
+        "pairs": partial(pairs, soft_labels=soft_labels),
+        "prompts": prompts,
+        "unpaired": unpaired,
+    }[kind]
     rows, report = make(source, start.tokenizer, data)
     if not rows:
         raise DataError(f"{data.train}: no row is left of {len(source)}: {report}")
@@ -156,20 +177,56 @@ def _collector(
         raise ConfigError(f"stage '{stage.name}': {stage.algorithm} samples, so it needs a [sampler] table")
     s = stage.sampler
     stops = stop_token_ids(start.tokenizer, start.model, s.stop)
+    terms = [load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()]
+    scorer = Scorer(terms, score)
+    keeps, max_resamples = _filter(config)
     return Online(
         prompts=rows,
         prompt_tokens=[prompt_tokens(start.tokenizer, p) for p in rows],
         order=order,
         sampler=sampler,
         params=SamplingParams(max_tokens=s.max_tokens, temperature=s.temperature, stop_token_ids=stops),
-        scorer=Scorer(
-            [load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()], score
-        ),
+        scorer=scorer,
         batch_size=stage.batch_size,
         group_size=s.group_size,
         seed=stage.seed,
-        max_resamples=config.max_resamples if getattr(config, "dynamic_sampling", False) else 0,
+        max_resamples=max_resamples,
+        keeps=keeps,
+        conversations=_conversations(stage.environment, start, sampler, scorer),
     )
+
+
+def _filter(config: Any) -> tuple[Callable[[Sequence[float]], bool], int]:
+    """Return which groups are trained, by their rewards, and how often the others are drawn anew."""
+    if hasattr(config, "accuracy_low"):
+        low, high = config.accuracy_low, config.accuracy_high
+        return partial(accuracy_within, low=low, high=high), config.max_resamples
+    return has_spread, config.max_resamples if getattr(config, "dynamic_sampling", False) else 0
+
+
+def _conversations(
+    environment: Environment | None, start: Loaded, sampler: Sampler, scorer: Scorer
+) -> Conversations | None:
+    if environment is None:
+        return None
+    module = plugins.load("environments", environment.name)
+    return Conversations(
+        sampler=sampler,
+        tokenizer=start.tokenizer,
+        reply=module.reply,
+        config=module.Config(**environment.options),
+        scorer=scorer,
+        max_tokens=environment.max_tokens,
+    )
+
+
+def _with_demonstrations(collector: Collector, stage: Stage, start: Loaded, log: StageLog) -> Collector:
+    assert stage.replay is not None
+    data = stage.replay.data
+    rows, report = demonstrations(read_rows(data.train, limit=data.limit), start.tokenizer, data)
+    log.event("replay", f"{len(rows)} demonstrations from {data.train}", **asdict(report))
+    order = Order([r.uid for r in rows], seed=seed_of(stage.seed, "replay"), shuffle=data.shuffle)
+    return Mixed(collector, rows, order, stage.replay.share)
 
 
 def _reward_score(
@@ -186,10 +243,11 @@ def _reward_score(
     return score
 
 
-def _default_reference(stage: Stage, kind: str) -> str:
+def _default_reference(stage: Stage, config: Options) -> str:
+    """Return the kind that costs least: a cache only where every row is known before training."""
     if stage.learner.lora:
         return "base"
-    return "copy" if kind == "prompts" else "cache"
+    return "copy" if config.data == "prompts" or "reference_point" in config.needs() else "cache"
 
 
 def _evaluator(evaluation: Evaluation, start: Loaded, rows: Sequence[Any], log: StageLog) -> Evaluator:

@@ -13,6 +13,8 @@ from truing.errors import CheckpointError, ConfigError, ModelError, NonFiniteErr
 from truing.model.forward import policy_outputs, sequence_scores, token_values
 from truing.model.heads import ScalarModel, lm_head_of
 from truing.model.micro_batches import to_device
+from truing.model.noise import embedding_noise
+from truing.model.prompts import prompt_outputs
 from truing.train.finite import FiniteWatch
 from truing.train.optimizer import MasterAdamW
 from truing.train.schedule import lr_factor
@@ -34,11 +36,13 @@ class TorchLearner:
         policy: nn.Module | None,
         critic: ScalarModel | None,
         scorer: ScalarModel | None,
+        process: nn.Module | None = None,
         config: LearnerConfig,
         learning_rate: float,
         num_updates: int,
         compute_dtype: torch.dtype,
         temperature: float = 1.0,
+        neftune_alpha: float = 0.0,
     ) -> None:
         """Take over the networks: cast them, switch dropout off, make the optimizer.
 
@@ -46,11 +50,13 @@ class TorchLearner:
             policy: a causal language model, with or without an adapter; None for a reward model's run.
             critic: the value network, for algorithms that need values.
             scorer: the reward model that is trained, for algorithms that need scores.
+            process: a causal language model, for algorithms that need process_logprobs.
             config: clipping, decay, schedule, checkpointing.
             learning_rate: peak rate of the policy and the scorer.
             num_updates: optimizer steps of the whole run; the schedule's length.
             compute_dtype: of forward and backward: float32 or bfloat16.
             temperature: log-probs are of softmax(logits / temperature), as the sampler draws.
+            neftune_alpha: noise on the policy's embeddings in passes with gradient; 0 for none.
 
         Raises:
             ConfigError: there is neither policy nor scorer.
@@ -58,20 +64,23 @@ class TorchLearner:
                 LM head is of no known kind.
         """
         self.policy, self.critic, self.scorer = policy, critic, scorer
-        given: dict[str, nn.Module | None] = {"policy": policy, "scorer": scorer, "critic": critic}
+        given: dict[str, nn.Module | None] = {
+            "policy": policy, "scorer": scorer, "critic": critic, "process": process,
+        }  # fmt: skip
         self._networks = {name: module for name, module in given.items() if module is not None}
         if policy is None and scorer is None:
             raise ConfigError("a learner needs a policy or a scorer to train")
         self._config, self._learning_rate = config, learning_rate
         self._num_updates, self._temperature = num_updates, temperature
+        self._neftune_alpha = neftune_alpha
         self.num_updates_done = 0
         self._switched = [
             m for net in self._networks.values() for m in _prepare(net, config.activation_checkpointing)
         ]
-        rates = {"critic": config.critic_learning_rate}
+        self._rates = {"critic": config.critic_learning_rate, "process": config.process_learning_rate}
         self._optimizer = MasterAdamW(
             self._networks,
-            learning_rates={name: rates.get(name, learning_rate) for name in self._networks},
+            learning_rates={name: self._rates.get(name, learning_rate) for name in self._networks},
             weight_decay=config.weight_decay,
             betas=config.betas,
             compute_dtype=compute_dtype,
@@ -93,16 +102,28 @@ class TorchLearner:
         """
         home, inputs = batch.mask.device, to_device(batch, self.device)
         self._training(torch.is_grad_enabled())
-        logprobs = entropy = values = scores = None
-        if needs & {"logprobs", "entropy"}:
+        logprobs = entropy = values = scores = prompt_logprobs = process_logprobs = None
+        if "prompt_logprobs" in needs:
+            policy = self._network("policy", "prompt_logprobs")
+            logprobs, prompt_logprobs = prompt_outputs(policy, inputs, temperature=self._temperature)
+        elif needs & {"logprobs", "entropy"}:
             policy, want = self._network("policy", "logprobs"), "entropy" in needs
-            logprobs, entropy = policy_outputs(policy, inputs, temperature=self._temperature, entropy=want)
+            with embedding_noise(policy, inputs, self._neftune_alpha):
+                logprobs, entropy = policy_outputs(
+                    policy, inputs, temperature=self._temperature, entropy=want
+                )
+        if "process_logprobs" in needs:
+            process = self._network("process", "process_logprobs")
+            process_logprobs, _ = policy_outputs(process, inputs, temperature=self._temperature)
         if "values" in needs:
             values = token_values(self._network("critic", "values"), inputs)
         if "scores" in needs:
             scores = sequence_scores(self._network("scorer", "scores"), inputs)
-        found = (x if x is None else x.to(home) for x in (logprobs, entropy, values, scores))
-        outputs = Outputs(*found)
+        found = {
+            "logprobs": logprobs, "entropy": entropy, "values": values, "scores": scores,
+            "prompt_logprobs": prompt_logprobs, "process_logprobs": process_logprobs,
+        }  # fmt: skip
+        outputs = Outputs(**{name: x.to(home) for name, x in found.items() if x is not None})
         if torch.is_grad_enabled():
             self._watch.outputs(batch, outputs)
         return outputs
@@ -149,6 +170,11 @@ class TorchLearner:
         found["train/num_updates"] = float(self.num_updates_done)
         self._sums, self._num_summed = {}, 0
         return found
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Return what trains, by name: policy, scorer, critic."""
+        return dict(self._networks)
 
     def master_weights(self, network: str = "policy") -> dict[str, Tensor]:
         """Return the float32 trained parameters of policy, critic or scorer by name, live."""
@@ -212,8 +238,8 @@ class TorchLearner:
     def _tally(self, norms: Mapping[str, Tensor], factor: float) -> None:
         seen: dict[str, Tensor] = {}
         for name, norm in norms.items():
-            prefix = "critic_" if name == "critic" else ""
-            rate = self._config.critic_learning_rate if prefix else self._learning_rate
+            prefix = f"{name}_" if name in self._rates else ""
+            rate = self._rates.get(name, self._learning_rate)
             seen[f"train/{prefix}grad_norm"] = norm
             seen[f"train/{prefix}clipped_fraction"] = (norm > self._config.max_grad_norm).float()
             seen[f"train/{prefix}learning_rate"] = torch.tensor(rate * factor)

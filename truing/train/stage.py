@@ -18,11 +18,14 @@ from truing.model.micro_batches import in_micro_batches
 from truing.model.reference import Reference
 from truing.rollout.sampler import Sampler
 from truing.train import checkpoint
-from truing.train.collect import Collected, Collector
+from truing.train.collect import Collected, Collector, Offline
 from truing.train.evaluate import Evaluator
+from truing.train.flops import drawn_tokens, forward_flops, packed_tokens, step_flops
 from truing.train.learner import TorchLearner
 from truing.train.networks import Networks
 from truing.train.order import seed_of
+from truing.train.reference_point import reference_point
+from truing.train.replay import mixed, replayed_rows
 from truing.types import Algorithm, Batch, Term, Unit
 
 
@@ -72,27 +75,48 @@ class StageRun:
         old_logprobs are left out where the batch is used for exactly one update and no credit needs
         them: the loss then takes them from its own forward pass, which has the same weights.
         """
+        if batch.replay is not None:
+            return mixed(self.annotate(batch.main(), needs), replayed_rows(batch))
         start = time.monotonic()
         several = self.stage.learner.num_minibatches * self.stage.learner.num_epochs > 1
         online = batch.sampler_logprobs is not None
-        wanted = needs & {"values"}
+        wanted = needs & {"values", "process_logprobs"}
         if "old_logprobs" in needs or (online and several):
             wanted |= {"logprobs"}
+        if "old_entropy" in needs:
+            wanted |= {"entropy"}
         if wanted:
             outputs = in_micro_batches(
                 batch, self.micro_batch_tokens, lambda b: self.learner.forward(b, wanted)
             )
-            batch = replace(batch, old_logprobs=outputs.logprobs, old_values=outputs.values)
+            batch = replace(
+                batch,
+                old_logprobs=outputs.logprobs,
+                old_values=outputs.values,
+                old_entropy=outputs.entropy,
+                old_process_logprobs=outputs.process_logprobs,
+            )
         if "ref_logprobs" in needs:
             assert self.reference is not None
             batch = replace(batch, ref_logprobs=self.reference.logprobs(batch))
+        if "reference_point" in needs:
+            assert self.reference is not None
+            point = reference_point(batch, self._policy_logprobs, self.reference.logprobs)
+            batch = replace(batch, reference_point=point)
         self._lap("time/annotate_s", start)
         return batch
+
+    def _policy_logprobs(self, batch: Batch) -> Tensor:
+        needs = frozenset({"logprobs"})
+        outputs = in_micro_batches(batch, self.micro_batch_tokens, lambda b: self.learner.forward(b, needs))
+        return outputs.require("logprobs")
 
     def minibatches(self, batch: Batch) -> Iterator[Batch]:
         """Yield each pass's minibatches, shuffled by the stage's seed; groups and pairs stay whole."""
         number, epochs = self.stage.learner.num_minibatches, self.stage.learner.num_epochs
-        units = batch.units()
+        replayed = set[int]() if batch.replay is None else set(batch.replay.nonzero()[:, 0].tolist())
+        units = [u for u in batch.units() if u[0] not in replayed]
+        extra = [[row] for row in sorted(replayed)]
         for epoch in range(epochs):
             if number == 1:
                 yield batch
@@ -101,8 +125,11 @@ class StageRun:
                 seed_of(self.stage.seed, "minibatch", self.policy_version, epoch)
             )
             order = torch.randperm(len(units), generator=generator)
-            for part in order.chunk(number):
-                yield batch.rows(torch.tensor(sorted(r for i in part.tolist() for r in units[i])))
+            parts = [[units[i] for i in part.tolist()] for part in order.chunk(number)]
+            for place, i in enumerate(torch.randperm(len(extra), generator=generator).tolist()):
+                parts[place % len(parts)].append(extra[i])  # every minibatch keeps the mix
+            for part in parts:
+                yield batch.rows(torch.tensor(sorted(r for unit in part for r in unit)))
 
     def sum_over_ranks(self, count: dict[Unit, Tensor]) -> dict[Unit, Tensor]:
         """Return the counts: there is one rank."""
@@ -137,7 +164,12 @@ class StageRun:
         elapsed = time.monotonic() - self._started
         tokens = int(batch.lengths.sum())
         self._clock |= {"time/step_s": elapsed, "time/tokens_per_second": tokens / elapsed}
-        metrics = {**metrics, "train/completion_tokens": float(tokens), **self._clock}
+        metrics = {
+            **metrics,
+            "train/completion_tokens": float(tokens),
+            **self._compute(step, batch),
+            **self._clock,
+        }
         self._clock = {}
         self.log.metrics(step, metrics)
         self.tracker.log(step, metrics)
@@ -153,6 +185,20 @@ class StageRun:
             self.stage.checkpoint.every and done % self.stage.checkpoint.every == 0
         ):
             self.save(done)
+
+    def _compute(self, step: int, batch: Batch) -> dict[str, float]:
+        """Return what the step cost in operations and, where it sampled, in drawn tokens."""
+        assert self._collected is not None
+        networks, rollouts = self.learner.networks, self._collected.rollouts
+        cached = self.reference is not None and self.reference.kind == "cache"
+        flops = step_flops(
+            networks, batch, rollouts, num_epochs=self.stage.learner.num_epochs, live_reference=not cached,
+            reward_model=self.stage.reward_model is not None,
+        )  # fmt: skip
+        if cached and step == 0 and isinstance(self.collector, Offline):
+            flops += forward_flops(self.networks.causal) * packed_tokens(self.collector.every_row())
+        found = {"train/flops": flops}
+        return found | ({"rollout/drawn_tokens": float(drawn_tokens(rollouts))} if rollouts else {})
 
     def evaluate(self, when: str, step: int) -> None:
         """Sample and verify the held-out prompts, and write the record and some completions."""
