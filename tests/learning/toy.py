@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from truing import plugins
 from truing.train.loop import train
+from truing.train.reference_point import reference_point
 from truing.types import Algorithm, Batch, Outputs, Term, Unit
 
 VOCAB, EOS, WIDTH, PROMPTS = 7, 6, 6, 4
+NextLogprobs = Callable[[Tensor, Tensor], Tensor]  # (prompts, tokens so far) -> log-probs [B, VOCAB]
 
 
 class Network(nn.Module):
@@ -84,22 +86,45 @@ def make_batch(prompts: Tensor, completions: Tensor, lengths: Tensor, **fields: 
     )  # fmt: skip
 
 
+def next_logprobs(learner: Learner, prompts: Tensor, tokens: Tensor) -> Tensor:
+    return learner.policy(prompts[:, None], tokens)[:, -1].log_softmax(-1)
+
+
 @torch.no_grad()
-def rollouts(learner: Learner, num_prompts: int, group_size: int) -> Batch:
-    """Sample a group for each prompt, up to EOS, and reward the share of WIDTH that holds p + 1."""
-    groups = torch.arange(num_prompts).repeat_interleave(group_size)
-    prompts = groups % PROMPTS
-    tokens, drawn = torch.zeros(len(prompts), 0, dtype=torch.long), []
+def drawn(prompts: Tensor, logprobs_of: NextLogprobs) -> tuple[Tensor, Tensor]:
+    """Return WIDTH tokens of each prompt, drawn one by one, and their log-probs."""
+    tokens, logprobs = torch.zeros(len(prompts), 0, dtype=torch.long), []
     for _ in range(WIDTH):
-        logprobs = learner.policy(prompts[:, None], tokens)[:, -1].log_softmax(-1)
-        new = torch.multinomial(logprobs.exp(), 1)
+        now = logprobs_of(prompts, tokens)
+        new = torch.multinomial(now.exp(), 1)
         tokens = torch.cat([tokens, new], 1)
-        drawn.append(logprobs.gather(1, new))
+        logprobs.append(now.gather(1, new))
+    return tokens, torch.cat(logprobs, 1)
+
+
+def rollouts(
+    learner: Learner, num_prompts: int, group_size: int, opponent: NextLogprobs | None = None
+) -> Batch:
+    """Sample a group for each prompt, up to EOS, and reward the share of WIDTH that holds p + 1.
+
+    An opponent draws the second half of each group.
+    """
+    groups = torch.arange(num_prompts).repeat_interleave(group_size)
+    prompts, theirs = groups % PROMPTS, torch.arange(len(groups)) % group_size >= group_size // 2
+
+    def logprobs_of(prompts: Tensor, tokens: Tensor) -> Tensor:
+        own = next_logprobs(learner, prompts, tokens)
+        return own if opponent is None else torch.where(theirs[:, None], opponent(prompts, tokens), own)
+
+    tokens, logprobs = drawn(prompts, logprobs_of)
     ended = tokens == EOS
     lengths = torch.where(ended.any(-1), ended.long().argmax(-1) + 1, WIDTH)
     batch = make_batch(prompts, tokens, lengths, groups=groups, truncated=~ended.any(-1))
     right = (batch.completions == prompts[:, None] + 1) & batch.mask
-    return replace(batch, rewards=right.sum(-1) / WIDTH, sampler_logprobs=torch.cat(drawn, 1))
+    return replace(
+        batch, rewards=right.sum(-1) / WIDTH, sampler_logprobs=logprobs,
+        by_opponent=None if opponent is None else theirs,
+    )  # fmt: skip
 
 
 def noisy(prompts: Tensor, share: float) -> Tensor:
@@ -133,6 +158,19 @@ def demonstrations(num: int) -> Batch:
     return make_batch(prompts, noisy(prompts, TEACHER), lengths, groups=torch.arange(num))
 
 
+def self_play(learner: Learner, num: int) -> Batch:
+    """Pair demonstrations with the learner's own samples of the same prompts and lengths."""
+    shown = demonstrations(num)
+    tokens, logprobs = drawn(prompt_ids(shown)[:, 0], lambda p, t: next_logprobs(learner, p, t))
+    differ = ((tokens != shown.completions) & shown.mask).any(-1)
+    both = make_batch(
+        prompt_ids(shown)[:, 0].repeat(2), torch.cat([shown.completions, tokens]), shown.lengths.repeat(2),
+        groups=torch.arange(num).repeat(2), paired=True, by_opponent=torch.arange(2 * num) < num,
+        sampler_logprobs=torch.cat([torch.full_like(logprobs, torch.nan), logprobs]),
+    )  # fmt: skip
+    return both.rows(differ.repeat(2).nonzero().flatten())
+
+
 DATA: dict[str, Callable[[int], Batch]] = {
     "demonstrations": demonstrations, "pairs": pairs, "unpaired": unpaired,
 }  # fmt: skip
@@ -161,18 +199,39 @@ class ToyRun:
     def collect(self, step: int) -> Batch:
         torch.manual_seed(10_000 * self.seed + step)
         if self.config.data == "prompts":
-            return rollouts(self.learner, num_prompts=8, group_size=self.group_size)
+            return rollouts(self.learner, 8, self.group_size, self.opponent())
+        if self.config.self_play:
+            return self_play(self.learner, 32)
         return DATA[self.config.data](64)
+
+    def opponent(self) -> NextLogprobs | None:
+        """Return the policy that draws half of each group, where the method has one."""
+        if self.config.opponent == "none":
+            return None
+        share = 1.0 if self.config.opponent == "reference" else self.config.mixture
+
+        def logprobs_of(prompts: Tensor, tokens: Tensor) -> Tensor:
+            own, fixed = (next_logprobs(who, prompts, tokens) for who in (self.learner, self.reference))
+            return ((1 - share) * own + share * fixed).log_softmax(-1)
+
+        return logprobs_of
 
     @torch.no_grad()
     def annotate(self, batch: Batch, needs: frozenset[str]) -> Batch:
-        if self.config.data == "prompts":
+        if self.config.data == "prompts" or "old_logprobs" in needs:
             old = self.learner.forward(batch, needs | {"logprobs"})
             batch = replace(batch, old_logprobs=old.logprobs, old_values=old.values)
         if "ref_logprobs" in needs:
             ref = self.reference.forward(batch, frozenset({"logprobs"}))
             batch = replace(batch, ref_logprobs=ref.logprobs)
+        if "reference_point" in needs:
+            point = reference_point(batch, self._logprobs(self.learner), self._logprobs(self.reference))
+            batch = replace(batch, reference_point=point)
         return batch
+
+    @staticmethod
+    def _logprobs(learner: Learner) -> Callable[[Batch], Tensor]:
+        return lambda batch: learner.forward(batch, frozenset({"logprobs"})).require("logprobs")
 
     def minibatches(self, batch: Batch) -> Iterator[Batch]:
         units = batch.units()
@@ -220,7 +279,8 @@ def learn(
     learner, config = Learner(learning_rate), algorithm.config(**(options or {}))
     run = ToyRun(
         bug(algorithm) if bug else algorithm, config, learner, num_steps=num_steps, seed=seed,
-        num_minibatches=num_minibatches or (2 if config.data == "prompts" else 1), group_size=group_size,
+        num_minibatches=num_minibatches or (2 if config.data == "prompts" or config.self_play else 1),
+        group_size=group_size,
         watch=watch,
     )  # fmt: skip
     train(run)
@@ -261,6 +321,13 @@ def imitation(run: ToyRun) -> float:
     batch = demonstrations(8000)
     logprobs = run.learner.forward(batch, frozenset({"logprobs"})).logprobs[batch.mask]
     return ENTROPY / -logprobs.mean().item()
+
+
+def swapped_labels(algorithm: Algorithm) -> Algorithm:
+    def credit(batch: Batch, config: Any) -> Batch:
+        return algorithm.credit(replace(batch, labels=1 - batch.labels), config)
+
+    return replace(algorithm, credit=credit)
 
 
 def flipped_sign(algorithm: Algorithm) -> Algorithm:
