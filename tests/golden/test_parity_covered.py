@@ -38,6 +38,7 @@ LATER = {
 }
 # What we do in another way on purpose, and why.
 NOT_OURS = {
+    "dpo.collate_keep_end": "it cuts a prompt, and leaves a completion token that nothing predicts; ours cuts ends",
     "sft.pack_bfd": "it cuts documents to rows of one length; a forest packs whole rows, data.overlong cuts",
     "sft.pack_bfd_split": "it goes on with a document in another row, without what stood before; ours are whole",
     "sft.pack_wrapped": "it cuts documents wherever a row is full, and lets a row hold parts of several",

@@ -59,6 +59,18 @@ METRICS: Mapping[str, str] = {
         "model's score. Rising with the margin is healthy."
     ),
     "rewards/rejected": "Mean reward of the rejected side, as rewards/chosen. Falls.",
+    "rewards/residual": (
+        "Mean margin of the log-ratios less IPO's target (2p - 1)/(2 tau) [nats]. Starts at minus the target "
+        "and nears 0; above 0 the pairs are pushed past it."
+    ),
+    "rewards/shift": (
+        "The reward that BCO takes to be neither good nor bad. Starts at 0 and follows the middle between "
+        "rewards/chosen and rewards/rejected."
+    ),
+    "rewards/active_share": (
+        "Share [0-1] of pairs whose margin is below the hinge's 1/beta, which still train. Starts at 1 and "
+        "falls; near 0 there is nothing left to learn."
+    ),
     "rewards/direction_accuracy": (
         "Share [0-1] of completions whose log-prob moved the way their win probability asks. Chance on the "
         "first update of a batch, near 1 after several."
@@ -69,6 +81,19 @@ METRICS: Mapping[str, str] = {
     "rewards/win_probability": (
         "Mean probability that a completion beats the opponent's. Rises from 0.5; stays near it where the "
         "opponent is close to the policy."
+    ),
+    "rewards/desirable": (
+        "Mean reward beta * log-ratio to the reference of the good rows. Rises from 0; compare "
+        "rewards/undesirable: the gap is what is learned."
+    ),
+    "rewards/undesirable": "Mean reward of the bad rows, as rewards/desirable. Falls.",
+    "rewards/desirable_share": (
+        "Share [0-1] of the step's rows that are good, soft labels counted by their value. Steady; at 0 or 1 "
+        "a batch holds one class only: shuffle, or raise batch_size."
+    ),
+    "kl/reference_point": (
+        "KTO's reference point before it is held above 0: mean log-ratio of mismatched rows [nats per "
+        "completion]. Rises slowly; below 0 throughout it does nothing, and KTO is APO-zero."
     ),
     "logprobs/chosen": (
         "Mean log-prob of the chosen completions [nats per completion]. A small fall is normal; a large one"
@@ -116,6 +141,47 @@ METRICS: Mapping[str, str] = {
     "loss/kl": "The KL penalty in the loss, before its coefficient [nats]. Starts at 0 and grows slowly.",
     "loss/dpo": (
         "DPO loss; ln 2 = 0.693 at the start. Below 0.3 within a few steps the pairs are being memorised."
+    ),
+    "loss/robust_dpo": (
+        "DPO loss corrected for flipped labels; ln 2 = 0.693 at the start. It may fall below 0, and has no "
+        "lowest value."
+    ),
+    "loss/hinge": "Mean of 1 - margin where that is above 0; 1 at the start, 0 when every pair is past it.",
+    "loss/ipo": (
+        "Squared distance of the margin from 1/(2 tau) [nats squared]; 25 at the start for tau = 0.1. Large "
+        "values are normal; outliers are long completions."
+    ),
+    "loss/ln_dpo": "DPO loss on log-ratios per token; ln 2 = 0.693 at the start. Falls slowly.",
+    "loss/f_dpo": "DPO loss under another divergence; ln 2 = 0.693 at the start. Falls.",
+    "loss/exo": "KL of the policy's preference from the label; 2.76 at the start for e = 0.001. Falls to 0.",
+    "loss/nca": "NCA loss; 2 ln 2 = 1.386 at the start. Falls, and not below 0.955.",
+    "loss/bco": "Sum of both sides' classification losses; 2 ln 2 = 1.386 at the start. Falls.",
+    "loss/apo": "APO loss in [0, 2]; 1 at the start. Falls; below 0.5 most pairs are apart.",
+    "loss/aot": "DPO loss on sorted log-ratios; ln 2 = 0.693 at the start. Falls.",
+    "loss/discopop": (
+        "DiscoPOP's loss; 0.847 at the start. It may rise a little before it falls: it is not convex there."
+    ),
+    "loss/ld_dpo": "DPO loss with down-weighted tails; ln 2 = 0.693 at the start. Falls.",
+    "loss/nll_per_completion": (
+        "Mean negative log-likelihood of the chosen completions [nats per completion]. Falls, then flattens."
+    ),
+    "loss/dft": (
+        "Negative log-likelihood, each token weighed by its own probability; at most 1/e = 0.37. Read "
+        "loss/nll beside it: this one is small both for tokens that are certain and for impossible ones."
+    ),
+    "loss/odds_ratio": (
+        "Odds-ratio loss of ORPO, before its weight; ln 2 = 0.693 where both sides are equally likely. Falls "
+        "slowly while loss/nll leads."
+    ),
+    "loss/cpo": "Preference loss of CPO on log-probs without a reference. Falls; 0.693 is a tie of both sides.",
+    "loss/simpo": (
+        "SimPO loss; -log sigmoid(-gamma) where both sides are equally likely. Falls; watch logprobs/chosen, "
+        "for no reference holds the policy."
+    ),
+    "loss/alphapo": "AlphaPO loss, as loss/simpo with a reward of another shape. Falls.",
+    "loss/kto": (
+        "KTO loss; between 0 and the class weights, and half of them at the start. Falls slowly; near 0 every "
+        "row is saturated."
     ),
     "loss/bradley_terry": "Pairwise loss of the reward model; ln 2 = 0.693 is chance.",
     "loss/centering": "Square of the summed rewards of a pair, which keeps their mean near 0. Small.",
