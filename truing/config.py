@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -51,7 +51,7 @@ class Options(Strict):
     reference_required: ClassVar[bool] = False
 
     @model_validator(mode="after")
-    def _every_option_does_something(self) -> Self:
+    def _every_option_does_something(self) -> Options:
         for key, other in self.only_with.items():
             changed = getattr(self, key) != type(self).model_fields[key].default
             if changed and not getattr(self, other):
@@ -121,6 +121,15 @@ MismatchCap = Annotated[
     float,
     Field(ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"),
     AfterValidator(_off_or_at_least_1),
+]
+MaxGap = Annotated[
+    float,
+    Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="leave out bad completions whose mean sampler_logprobs - logprobs is above this "
+        "[nats per token]; 0: none",
+    ),
 ]
 
 

@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Unit = Literal[
-    "token", "chosen_token", "chosen_text_token", "sequence", "desirable", "undesirable", "pair", "prompt", "step",
-    "replay_token",
+    "token", "chosen_token", "chosen_text_token", "sequence", "desirable", "undesirable", "pair", "prompt",
+    "step", "replay_token",
 ]  # fmt: skip
 FinishReason = Literal["stop", "length"]
 Status = Literal["scored", "unparsable", "timed_out", "failed"]

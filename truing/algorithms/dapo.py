@@ -11,18 +11,20 @@ Yu et al. 2025, arXiv:2503.14476:
 Differs from the paper: a token is weighted by min(exp(old_logprobs - sampler_logprobs), mismatch_cap)
 where the sampler reports log-probs (Yao et al. 2025). Eq. 12 takes the token mean in each group; as in
 the authors' code, it is over the tokens of the whole update. max_tokens must be the sampler's limit.
+
+Two options are of later work: high_entropy_share = 0.2 trains only the tokens at which the policy was least
+sure (Wang et al. 2025, arXiv:2506.01939), and dual_clip bounds the loss of bad tokens (10 in verl's recipe).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from truing.algorithms._policy import policy_terms, scored_only
-from truing.config import DataKind, Options
-from truing.math.advantages import group_advantages, soft_overlong_penalty
+from truing.algorithms._policy import policy_terms, scored_only, with_advantages
+from truing.config import ClipHigh, ClipLow, DataKind, DualClip, Mismatch, MismatchCap, Options
+from truing.math.advantages import group_advantages, high_entropy, soft_overlong_penalty
 from truing.math.reduce import masked, token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
 
@@ -33,11 +35,15 @@ class Config(Options):
     data: ClassVar[DataKind] = "prompts"
     learning_rate: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
     min_group_size: ClassVar[int] = 2
+    only_with: ClassVar[dict[str, str]] = {
+        "max_tokens": "overlong_cache",
+        "max_resamples": "dynamic_sampling",
+        "mismatch": "mismatch_cap",
+    }
 
-    clip_low: float = Field(0.2, gt=0, lt=1, description="the ratio counts down to 1 - clip_low")
-    clip_high: float = Field(
-        0.28, gt=0, allow_inf_nan=False, description="the ratio counts up to 1 + clip_high"
-    )
+    clip_low: ClipLow = 0.2
+    clip_high: ClipHigh = 0.28
+    dual_clip: DualClip = None
     max_tokens: int = Field(
         20480, gt=0, description="completion tokens that cost the whole penalty; the sampler's"
     )
@@ -52,22 +58,16 @@ class Config(Options):
     max_resamples: int = Field(
         10, gt=0, description="times to draw anew before going on", json_schema_extra={"read_by": "collect"}
     )
-    mismatch_cap: float = Field(
-        2.0, ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"
+    high_entropy_share: float = Field(
+        1.0, gt=0, le=1, description="train only this share of tokens, those of highest entropy; 1: all"
     )
+    mismatch: Mismatch = "token_truncate"
+    mismatch_cap: MismatchCap = 2.0
 
     @model_validator(mode="after")
-    def _penalty_has_use(self) -> Config:
-        if self.overlong_cache == 0 and self.max_tokens != 20480:
-            raise ValueError("max_tokens does nothing without overlong_cache: leave it out")
+    def _ramp_fits(self) -> Config:
         if self.overlong_cache > self.max_tokens:
             raise ValueError(f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}")
-        return self
-
-    @model_validator(mode="after")
-    def _max_resamples_has_use(self) -> Config:
-        if not self.dynamic_sampling and self.max_resamples != 10:
-            raise ValueError("max_resamples does nothing without dynamic_sampling: leave it out")
         return self
 
     def sampler_max_tokens(self) -> int | None:
@@ -75,7 +75,9 @@ class Config(Options):
         return self.max_tokens if self.overlong_cache else None
 
     def needs(self) -> frozenset[str]:
-        return frozenset({"logprobs", "entropy"})
+        return frozenset(
+            {"logprobs", "entropy"} | ({"old_entropy"} if self.high_entropy_share < 1 else set())
+        )
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
@@ -85,8 +87,11 @@ def _credit(batch: Batch, config: Config) -> Batch:
         rewards = rewards + soft_overlong_penalty(
             batch.lengths, max_tokens=config.max_tokens, cache=config.overlong_cache
         )
-    advantages = group_advantages(rewards, batch.groups)
-    return replace(batch, advantages=masked(advantages[:, None].expand(batch.mask.shape), batch.mask))
+    batch = with_advantages(batch, group_advantages(rewards, batch.groups))
+    if config.high_entropy_share == 1:
+        return batch
+    kept = high_entropy(batch.require("old_entropy"), batch.mask, share=config.high_entropy_share)
+    return with_advantages(batch, masked(batch.require("advantages"), kept))  # every token still counts
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
@@ -96,6 +101,8 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
         reduction=token_mean,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
+        dual_clip=config.dual_clip,
+        mismatch=config.mismatch,
         mismatch_cap=config.mismatch_cap or None,
     )
 

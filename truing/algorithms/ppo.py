@@ -21,11 +21,20 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from truing.algorithms._policy import policy_terms, reference_kl_term, scored_only
-from truing.config import DataKind, Options
+from truing.algorithms._policy import policy_terms, reference_kl, reference_kl_term, scored_only
+from truing.config import (
+    ClipHigh,
+    ClipLow,
+    DataKind,
+    DualClip,
+    EntropyCoef,
+    KlRewardCoef,
+    Mismatch,
+    MismatchCap,
+    Options,
+)
 from truing.math.advantages import gae, token_rewards, whiten
-from truing.math.kl import adaptive_kl_coef, k1
-from truing.math.ratios import log_ratio
+from truing.math.kl import adaptive_kl_coef
 from truing.math.reduce import masked, token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
 
@@ -35,12 +44,11 @@ class Config(Options):
 
     data: ClassVar[DataKind] = "prompts"
     learning_rate: ClassVar[tuple[float, float]] = (1e-6, 1e-5)
+    only_with: ClassVar[dict[str, str]] = {"kl_horizon_steps": "kl_target", "mismatch": "mismatch_cap"}
 
-    clip_low: float = Field(0.2, gt=0, lt=1, description="the ratio counts down to 1 - clip_low")
-    clip_high: float = Field(
-        0.2, gt=0, allow_inf_nan=False, description="the ratio counts up to 1 + clip_high"
-    )
-    dual_clip: float | None = Field(None, gt=1, description="bound on ratio where the advantage is negative")
+    clip_low: ClipLow = 0.2
+    clip_high: ClipHigh = 0.2
+    dual_clip: DualClip = None
     discount: float = Field(1.0, ge=0, le=1, description="per token")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="1: Monte Carlo, 0: one step of the critic")
     whiten_advantages: bool = Field(True, description="mean 0 and variance 1 over the batch's tokens")
@@ -48,7 +56,7 @@ class Config(Options):
         0.2, gt=0, description="how far a value may move from old_values; None: any"
     )
     value_coef: float = Field(1.0, gt=0, allow_inf_nan=False, description="weight of the critic's loss")
-    kl_coef: float = Field(0.05, ge=0, allow_inf_nan=False, description="KL penalty in the reward [1/nat]")
+    kl_coef: KlRewardCoef = 0.05
     kl_target: float | None = Field(None, gt=0, description="adapt kl_coef to this KL [nats per sequence]")
     kl_horizon_steps: float = Field(
         156.25, gt=0, allow_inf_nan=False, description="of the adaptation; 10000 episodes at 64 a step"
@@ -57,17 +65,12 @@ class Config(Options):
     missing_eos_penalty: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="taken off the score of a truncated completion"
     )
-    entropy_coef: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight of the entropy bonus")
-    mismatch_cap: float = Field(
-        2.0, ge=0, description="cap of the weight that corrects sampler log-probs; 0: no correction"
-    )
+    entropy_coef: EntropyCoef = 0.0
+    mismatch: Mismatch = "token_truncate"
+    mismatch_cap: MismatchCap = 2.0
 
     @model_validator(mode="after")
-    def _adaptation_has_use(self) -> Config:
-        if self.kl_target is None and self.kl_horizon_steps != 156.25:
-            raise ValueError(
-                "kl_horizon_steps does nothing without kl_target: set kl_target, or leave it out"
-            )
+    def _target_has_use(self) -> Config:
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target scales kl_coef, and kl_coef is 0: set kl_coef above 0")
         return self
@@ -112,9 +115,7 @@ def _scores(batch: Batch, config: Config) -> Float[Tensor, " B"]:
 def _credit(batch: Batch, config: Config) -> Batch:
     batch = scored_only(batch)
     values, mask = batch.require("old_values"), batch.mask
-    kl = torch.zeros_like(values)
-    if config.kl_coef:
-        kl = k1(log_ratio(batch.require("old_logprobs"), batch.require("ref_logprobs"), mask))
+    kl = reference_kl(batch, config.kl_coef)
     rewards = token_rewards(_scores(batch, config), kl, mask, kl_coef=config.kl_coef)
     advantages, returns = gae(rewards, values, mask, discount=config.discount, gae_lambda=config.gae_lambda)
     if config.whiten_advantages:
@@ -130,6 +131,7 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         dual_clip=config.dual_clip,
+        mismatch=config.mismatch,
         mismatch_cap=config.mismatch_cap or None,
         entropy_coef=config.entropy_coef,
     )

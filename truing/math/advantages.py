@@ -65,6 +65,52 @@ def group_advantages(
     return torch.where(has_spread(rewards, groups), centred, torch.zeros_like(centred))
 
 
+def leave_one_out(rewards: Float[Tensor, " B"], groups: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Return r_i - mean of the OTHER scored rewards of the group; 0 where there is no other.
+
+    It is n / (n - 1) (r_i - group mean): the baseline of a row does not depend on it, so the estimate of the
+    gradient is unbiased (Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740).
+    """
+    scored = ~rewards.isnan()
+    count = group_totals(scored.to(rewards.dtype), groups)
+    centred = (rewards - group_mean(rewards, groups)).nan_to_num(nan=0.0) * count / (count - 1).clamp(min=1)
+    return torch.where(has_spread(rewards, groups), centred, torch.zeros_like(centred))
+
+
+def standardised(
+    values: Float[Tensor, " B"], scored: Bool[Tensor, " B"], *, eps: float = 1e-6
+) -> Float[Tensor, " B"]:
+    """Return (x - mean) / (std + eps) over the scored rows, with Bessel's correction; 0 elsewhere."""
+    seen = torch.where(scored, values, torch.full_like(values, torch.nan))
+    everyone = torch.zeros(len(values), dtype=torch.long, device=values.device)
+    centred = (seen - group_mean(seen, everyone)).nan_to_num(nan=0.0)
+    return centred / (group_std(seen, everyone) + eps)
+
+
+def high_entropy(
+    entropy: Float[Tensor, "B C"], mask: Bool[Tensor, "B C"], *, share: float
+) -> Bool[Tensor, "B C"]:
+    """Return which trained tokens are among the `share` of highest entropy in the whole batch.
+
+    Wang et al. 2025, arXiv:2506.01939: the forking tokens. The bound is the linearly interpolated
+    quantile 1 - share over all trained tokens, and a token on it counts.
+
+    Args:
+        entropy: of the next-token distribution that drew each token [nats].
+        mask: True on trained tokens.
+        share: in (0, 1].
+    """
+    found = entropy[mask]
+    if not found.numel():
+        return mask
+    ranked = found.sort().values
+    place = (1 - share) * (len(ranked) - 1)
+    below = int(place)
+    above = min(below + 1, len(ranked) - 1)
+    bound = ranked[below] + (place - below) * (ranked[above] - ranked[below])
+    return mask & (masked(entropy, mask) >= bound)
+
+
 def last_trained(mask: Bool[Tensor, "B C"]) -> Int[Tensor, " B"]:
     """Return the position of each row's last trained token (0 for a row without any)."""
     positions = torch.arange(mask.shape[1], device=mask.device)
@@ -124,6 +170,13 @@ def gae(
         advantages[:, at] = running
     advantages = masked(advantages, mask)
     return advantages, advantages + values
+
+
+def returns_to_go(
+    rewards: Float[Tensor, "B C"], mask: Bool[Tensor, "B C"], *, discount: float = 1.0
+) -> Float[Tensor, "B C"]:
+    """Return G_t = r_t + discount G_{t+1} over the trained tokens, and 0 elsewhere."""
+    return gae(rewards, torch.zeros_like(rewards), mask, discount=discount, gae_lambda=1.0)[0]
 
 
 def whiten(

@@ -5,10 +5,14 @@ Masks come before exponentials: what stands on an untrained token may be anythin
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Level = Literal["token", "sequence", "product"]
+Correction = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 MAX_LOG_RATIO = 20.0  # beyond it exp continues along its tangent: exp(88) overflows float32
 
 
@@ -33,6 +37,24 @@ def sequence_ratio(log_ratios: Float[Tensor, "B C"], mask: Bool[Tensor, "B C"]) 
     """
     mean = torch.where(mask, log_ratios, torch.zeros_like(log_ratios)).sum(-1, keepdim=True)
     return token_ratio(mean / mask.sum(-1, keepdim=True).clamp(min=1)).expand_as(log_ratios)
+
+
+def product_ratio(log_ratios: Float[Tensor, "B C"], mask: Bool[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """Return pi(y) / pi_old(y) = exp(sum over trained tokens of the log ratio), repeated over the row.
+
+    It is the ratio of whole completions. A small drift of each token takes a long one far from 1.
+    """
+    total = torch.where(mask, log_ratios, torch.zeros_like(log_ratios)).sum(-1, keepdim=True)
+    return token_ratio(total).expand_as(log_ratios)
+
+
+def ratio_at(
+    level: Level, log_ratios: Float[Tensor, "B C"], mask: Bool[Tensor, "B C"]
+) -> Float[Tensor, "B C"]:
+    """Return the ratio of each token: its own, or its completion's geometric mean or product."""
+    if level == "token":
+        return token_ratio(log_ratios)
+    return sequence_ratio(log_ratios, mask) if level == "sequence" else product_ratio(log_ratios, mask)
 
 
 def clipped_surrogate(
@@ -77,3 +99,50 @@ def truncated_weight(log_gap: Float[Tensor, "*S"], *, cap: float) -> Float[Tenso
         cap: largest weight, >= 1.
     """
     return log_gap.detach().nan_to_num(nan=0.0).clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
+
+
+def correction_weight(
+    log_gap: Float[Tensor, "B C"], mask: Bool[Tensor, "B C"], *, kind: Correction, cap: float
+) -> Float[Tensor, "B C"]:
+    """Return w = exp(log_gap), detached, bounded at `cap`: the weight of what another policy drew.
+
+    "token": w of the token; "sequence": exp of the sum over the row's trained tokens, repeated. "truncate"
+    cuts w at the cap, which keeps every token; "mask" gives 0 above it, which drops what is too far off.
+
+    Args:
+        log_gap: old_logprobs - sampler_logprobs [nats]; NaN (the sampler gave none) counts as 0.
+        mask: True on trained tokens.
+        kind: level and bound.
+        cap: largest weight, >= 1.
+    """
+    gap = torch.where(mask, log_gap.detach(), torch.zeros_like(log_gap)).nan_to_num(nan=0.0)
+    if kind.startswith("sequence"):
+        gap = gap.sum(-1, keepdim=True).expand_as(gap)
+    if kind.endswith("truncate"):
+        return truncated_weight(gap, cap=cap)
+    weight = gap.clamp(max=MAX_LOG_RATIO).exp()
+    return torch.where(weight > cap, torch.zeros_like(weight), weight)
+
+
+def near_policy(
+    log_gap: Float[Tensor, "B C"],
+    advantages: Float[Tensor, "B C"],
+    mask: Bool[Tensor, "B C"],
+    *,
+    max_gap: float,
+) -> Bool[Tensor, "B C"]:
+    """Return, over whole rows, whether A >= 0 or the mean of log_gap is at most max_gap.
+
+    The off-policy sequence mask of DeepSeek-V3.2 (arXiv:2512.02556): a bad completion that the policy
+    would hardly write any more teaches little, and its ratios are large.
+
+    Args:
+        log_gap: sampler_logprobs - logprobs [nats]; NaN (the sampler gave none) counts as 0.
+        advantages: of the tokens; the row is bad when they sum to less than 0.
+        mask: True on trained tokens.
+        max_gap: [nats per token].
+    """
+    gap = torch.where(mask, log_gap.detach(), torch.zeros_like(log_gap)).nan_to_num(nan=0.0).sum(-1)
+    near = gap / mask.sum(-1).clamp(min=1) <= max_gap
+    good = torch.where(mask, advantages, torch.zeros_like(advantages)).sum(-1) >= 0
+    return (near | good)[:, None].expand_as(mask)
