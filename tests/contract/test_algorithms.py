@@ -367,6 +367,11 @@ def test_peer_02_every_option_changes_something(name, key):
 
 
 IGNORED = [
+    ("score", {"alpha": 3.0}, "does nothing in stage 1"),
+    ("score", {"stage": 2, "first_kl_coef": 0.2}, "does nothing in stage 2"),
+    ("prime", {"prime_compat": True, "whiten_advantages": True}, "does nothing with prime_compat"),
+    ("prime", {"accuracy_low": 0.0, "accuracy_high": 1.0, "max_resamples": 3}, "every group is trained"),
+    ("prime", {"accuracy_low": 0.9}, "no group is left"),
     ("grpo", {"kl_estimator": "k2"}, "without kl_coef"),
     ("ppo", {"kl_horizon_steps": 10.0}, "without kl_target"),
     ("ppo", {"kl_target": 6.0, "kl_coef": 0.0}, "kl_coef is 0"),
@@ -390,6 +395,8 @@ def test_peer_02_an_option_that_does_nothing_is_an_error(name, options, message)
 
 
 PAPERS = [
+    ("score", {"alpha": 10.0, "first_kl_coef": 0.1, "kl_coef": 0.01}),
+    ("prime", {"beta": 0.05, "accuracy_low": 0.2, "accuracy_high": 0.8, "clip_low": 0.2, "clip_high": 0.2}),
     ("grpo", {"clip_low": 0.2, "clip_high": 0.2, "scale_rewards": "group", "kl_estimator": "k3"}),
     ("dapo", {"clip_low": 0.2, "clip_high": 0.28, "max_tokens": 20480, "overlong_cache": 4096}),
     ("dapo", {"dynamic_sampling": True, "max_resamples": 10}),

@@ -72,6 +72,41 @@ def render_conversation(
     return _row(uid, ids, mask, where)
 
 
+def render_observation(
+    tokenizer: Any, messages: Sequence[Message], observation: Sequence[Message]
+) -> tuple[str, tuple[int, ...]]:
+    """Return the token text that ends the last turn, and the ids of what follows it up to the next header.
+
+    The template is rendered with and without the last turn of `messages`, the assistant's. It must keep
+    what stands before the turn and the turn itself; then a conversation grows by a suffix, and the ids of
+    earlier turns stay what was sampled.
+
+    Raises:
+        DataError: the template rewrites what was said before, as those that cut old reasoning do.
+        ModelError: there is no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            "the tokenizer has no chat template, so a conversation cannot go on after its first turn. "
+            "Set tokenizer.chat_template, start from an instruct model, or use environment single_turn."
+        )
+    turn, said = len(messages) - 1, messages[-1].content.strip()
+    header = _template(tokenizer, messages[:turn], prompt=True)
+    text = _template(tokenizer, [*messages, *observation], prompt=True)
+    try:
+        if not text.startswith(header):
+            raise _AltersText(f"what it writes before turn {turn + 1} changes when the turn is there")
+        ends = _end_tokens(tokenizer)
+        stop = _turn_stop(text, said, len(header), len(text), ends, turn)
+    except _AltersText as problem:
+        raise DataError(
+            f"the chat template does not let a conversation grow: {problem}. Several turns need a template "
+            f"that keeps earlier turns as they are. It renders {text[-600:]!r}"
+        ) from None
+    end = next(m for m in ends.finditer(text, len(header), stop) if m.end() == stop)
+    return end.group(), tuple(_encode(tokenizer, text[stop:]))
+
+
 def added_text(tokenizer: Any, row: Row, messages: Sequence[Message], first: int = 0) -> bool:
     """Return whether the row trains text that the template added, such as an empty think block."""
     said = "".join(m.content.strip() for m in messages[first:] if m.role == "assistant")

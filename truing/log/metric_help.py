@@ -19,6 +19,9 @@ AREAS: Mapping[str, str] = {
     "kl": "how far the policy is from its reference",
     "value": "the critic",
     "mismatch": "whether sampler and learner agree",
+    "turns": "what the second attempt changes",
+    "environment": "what a conversation's environment counted",
+    "process": "the implicit process reward model",
     "train": "the optimizer",
     "time": "where the seconds go",
 }
@@ -185,6 +188,54 @@ METRICS: Mapping[str, str] = {
     ),
     "loss/bradley_terry": "Pairwise loss of the reward model; ln 2 = 0.693 is chance.",
     "loss/centering": "Square of the summed rewards of a pair, which keeps their mean near 0. Small.",
+    "loss/replay": (
+        "Mean NLL of the replayed demonstrations [nats per token], before its weight. Falls a little or "
+        "stays; a rise means that the policy forgets them: raise replay.weight."
+    ),
+    "loss/first_turn_kl": (
+        "KL of the first attempt from the reference [nats per conversation], before its coefficient. Stays "
+        "near 0 in stage 1 of SCoRe; if it grows, raise first_kl_coef."
+    ),
+    "loss/process": (
+        "Cross-entropy of the implicit process reward model on outcomes; ln 2 = 0.693 at the start. Falls "
+        "slowly; near 0 at once, beta is too large for such long completions."
+    ),
+    "turns/accuracy_first": (
+        "Share [0-1] of conversations whose first attempt is right, a reward of 0.5 or more. Steady in "
+        "stage 1 of SCoRe, rising in stage 2."
+    ),
+    "turns/accuracy_second": "The same for the second attempt, a missing one counted as wrong. Rises.",
+    "turns/accuracy_gain": (
+        "Second minus first accuracy. Above 0 and rising; at 0 with few changes either way, the second "
+        "attempt only repeats the first."
+    ),
+    "turns/incorrect_to_correct": (
+        "Share [0-1] of conversations whose second attempt mends a wrong first one. Rises."
+    ),
+    "turns/correct_to_incorrect": (
+        "Share [0-1] of conversations whose second attempt spoils a right first one. Falls."
+    ),
+    "environment/turns_per_conversation": (
+        "Turns of the assistant [per conversation]. At the limit throughout, the policy never comes to an "
+        "answer."
+    ),
+    "environment/malformed_per_conversation": (
+        "Requests to the environment that it could not read, such as a broken tool call. Falls towards 0."
+    ),
+    "environment/exhausted_per_conversation": (
+        "Requests beyond what is allowed, such as one call too many. Near 0; else raise the limit."
+    ),
+    "environment/failed_per_conversation": (
+        "Conversations that the environment itself broke off; they have no reward and are not trained. 0."
+    ),
+    "process/accuracy": (
+        "Share [0-1] of completions whose summed process reward has the sign of their outcome. 0.5 at "
+        "first, then rises; at 0.5 for long, the process rewards are noise."
+    ),
+    "process/reward_per_sequence": (
+        "Process reward summed over a completion, beta times its log-ratio [reward units]. Of the size of "
+        "the outcome's rewards or below; a drift to one side is a bias of the process reward model."
+    ),
     "loss/*": "This term of the loss, divided by its own count, before its weight. Falls or hovers.",
     "policy/entropy": (
         "Mean entropy of the next-token distribution [nats per token]. Falls slowly; a quick fall towards 0"
@@ -240,6 +291,7 @@ METRICS: Mapping[str, str] = {
         "Gradient norm before clipping. Steady within a factor of ten; spikes foretell divergence."
     ),
     "train/critic_grad_norm": "Gradient norm of the critic before clipping.",
+    "train/process_grad_norm": "Gradient norm of the process reward model before clipping.",
     "train/*clipped_fraction": (
         "Share [0-1] of updates whose gradient norm was over max_grad_norm. At 1 throughout the limit, not "
         "the learning rate, sets the step."

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from truing import plugins
 from truing.config import DataKind, Stage
+from truing.errors import PluginError
 from truing.recipe.draft import at
 from truing.recipe.positions import KeyPath
 
@@ -82,6 +84,11 @@ def _conditional_keys(values: Mapping[str, Any], method: Method) -> list[tuple[K
         (longer, reads, f"{method.name} has no completions to read", "set sampler.max_tokens"),
         (("reference",), not method.lacks("ref_logprobs"), no_reference, "remove it"),
         (("learner", "critic_learning_rate"), not method.lacks("values"), no_critic, "remove it"),
+        (("learner", "process_learning_rate"), not method.lacks("process_logprobs"),
+         f"{method.name} trains no process reward model", "remove it"),
+        (("environment",), method.data == "prompts", offline, remove),
+        (("replay",), not method.scores, "a reward model writes nothing that could follow demonstrations",
+         "remove it"),
         (("learner", "min_lr_ratio"), flat, "a constant schedule has no end value", "remove it"),
         (("evaluation",), not method.scores, "a reward model writes nothing "
          "that could be sampled and verified", "remove it; the training metrics show its accuracy"),
@@ -96,6 +103,7 @@ def contradictions(values: Mapping[str, Any], stage: Stage | None, method: Metho
     yield from _reference(values, method)
     if stage is not None:
         yield from _sizes(stage, method)
+        yield from _turns(stage, method)
         yield from _kl(stage)
 
 
@@ -128,7 +136,7 @@ def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]
     if kind == "cache" and method.online:
         what = "'cache' keeps the log-probs of fixed rows, and every rollout is new"
         yield Complaint(("reference",), what, "use 'copy', or 'base' with LoRA")
-    elif kind == "cache" and not method.lacks("reference_point"):
+    elif kind == "cache" and "reference_point" in (method.needs or ()):
         what = f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
         right = "use 'copy', or 'base' with LoRA, or options.kl_estimate = 'none'"
         yield Complaint(("reference",), what, right)
@@ -144,14 +152,40 @@ def _kl(stage: Stage) -> Iterator[Complaint]:
             yield Complaint((*path, "temperature"), what, "temperature = 1.0, or evaluation.kl = false")
 
 
+def _turns(stage: Stage, method: Method) -> Iterator[Complaint]:
+    environment = stage.environment
+    if environment is not None and stage.sampler is not None:
+        if environment.max_tokens < stage.sampler.max_tokens:
+            what = f"a conversation of {environment.max_tokens} tokens has no room for one turn"
+            right = f"at least sampler.max_tokens, {stage.sampler.max_tokens}, for each turn and its reply"
+            yield Complaint(("environment", "max_tokens"), what, right)
+    if method.data != "prompts" or method.needs is None or "turn_rewards" not in method.needs:
+        return
+    right = 'an environment that judges every turn, such as environment.name = "self_correct"'
+    if environment is None:
+        yield Complaint(("environment",), f"{method.name} learns from the turns of a conversation", right)
+    elif _judged(environment.name) == "last":
+        what = f"{method.name} learns from every turn, and {environment.name} judges only the last"
+        yield Complaint(("environment", "name"), what, right)
+
+
+def _judged(environment: str) -> str | None:
+    try:
+        judged: str | None = getattr(plugins.config_class("environments", environment), "judged", None)
+    except PluginError:
+        return None  # the look-up of the name says so
+    return judged
+
+
 def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:
     group_size = stage.sampler.group_size if stage.sampler is not None and method.online else 1
     minimum = method.min_group_size
     if stage.sampler is not None and group_size < minimum:
         what = f"{group_size} is too few: {method.name} compares the completions of a prompt with each other"
         yield Complaint(("sampler", "group_size"), what, f"at least {minimum}; 8 is a common start")
-    if stage.sampler is not None and method.max_tokens not in (None, stage.sampler.max_tokens):
-        given = stage.sampler.max_tokens
+    limited = stage.environment or stage.sampler  # what limits a whole completion
+    if limited is not None and method.max_tokens not in (None, limited.max_tokens):
+        given = limited.max_tokens
         what = f"{method.max_tokens} is not the sampler's limit of {given}, so nothing would be overlong"
         right = f"options = {{ max_tokens = {given}, overlong_cache = {max(given // 5, 1)} }}"
         yield Complaint(("options", "max_tokens"), what, f"{right}, or overlong_cache = 0 for no penalty")

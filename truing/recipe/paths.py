@@ -21,7 +21,7 @@ def resolve_paths(draft: Draft, folder: Path | None) -> Iterator[Complaint]:
     Args:
         folder: the recipe's; it is looked in first, except for what overrides and arguments set.
     """
-    sources: tuple[KeyPath, ...] = (("data", "train"), ("evaluation", "data"))
+    sources: tuple[KeyPath, ...] = (("data", "train"), ("evaluation", "data"), ("replay", "data", "train"))
     for path in sources:
         yield from _data(draft, path, folder)
     for key in ("model", "reward_model", "reference"):
@@ -59,7 +59,9 @@ def _model(draft: Draft, path: KeyPath, folder: Path | None) -> Iterator[Complai
 
 def _plugin_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
     yield from (("algorithm",), ("sampler", "engine"), ("evaluation", "verifier"))
+    yield ("environment", "name")
     yield from (("data", "train", "generator"), ("evaluation", "data", "generator"))
+    yield ("replay", "data", "train", "generator")
     rewards = values.get("rewards")
     for name in rewards if isinstance(rewards, dict) else ():
         yield ("rewards", name, "verifier")

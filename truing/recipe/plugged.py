@@ -20,8 +20,10 @@ def plugin_problems(draft: Draft) -> list[Problem]:
     tables: list[KeyPath] = [("rewards", name) for name in rewards] if isinstance(rewards, dict) else []
     found = list[Problem]()
     for table in [*tables, ("evaluation",)]:
-        found += _verifier(draft, table)
+        found += _configured(draft, table, "verifiers", "verifier")
+    found += _configured(draft, ("environment",), "environments", "name")
     complaints = [*_generator(draft, ("data", "train")), *_generator(draft, ("evaluation", "data"))]
+    complaints += _generator(draft, ("replay", "data", "train"))
     engine = at(draft.values, ("sampler", "engine"))
     if isinstance(engine, str):
         _, missing = look_up("rollout", engine, ("sampler", "engine"))
@@ -50,14 +52,15 @@ def said(draft: Draft, complaints: list[Complaint]) -> list[Problem]:
     return [Problem(draft.where(c.path), draft.key(c.path), c.what, c.right) for c in complaints]
 
 
-def _verifier(draft: Draft, table: KeyPath) -> list[Problem]:
-    name, options = at(draft.values, (*table, "verifier")), at(draft.values, (*table, "options"))
+def _configured(draft: Draft, table: KeyPath, folder: str, key: str) -> list[Problem]:
+    """Return what is wrong with a plug-in that `key` names, and with its options beside it."""
+    name, options = at(draft.values, (*table, key)), at(draft.values, (*table, "options"))
     if not isinstance(name, str):
         return []
     try:
-        config = plugins.config_class("verifiers", name)
+        config = plugins.config_class(folder, name)
     except PluginError as error:
-        return said(draft, [plugin_complaint((*table, "verifier"), error)])
+        return said(draft, [plugin_complaint((*table, key), error)])
     if not isinstance(options, dict | None) or not hasattr(config, "model_fields"):
         return []
     return [p for p, _ in located_problems(config, options or {}, draft, (*table, "options"), ())]

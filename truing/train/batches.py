@@ -90,6 +90,11 @@ def batch_of_rollouts(rollouts: Sequence[Rollout]) -> Batch:
     """Return the batch of the rollouts that have a reward; the others are the caller's to count."""
     kept = [r for r in rollouts if r.reward is not None]
     tokens = [r.completion.tokens for r in kept]
+    batch = _whole_completions(kept, tokens)
+    return _with_turns(batch, kept) if any(r.turns for r in kept) else batch
+
+
+def _whole_completions(kept: Sequence[Rollout], tokens: Sequence[Sequence[int]]) -> Batch:
     return Batch(
         prompts=tuple(torch.tensor(r.prompt_tokens, dtype=torch.long) for r in kept),
         completions=padded(tokens, dtype=torch.long),
@@ -101,3 +106,15 @@ def batch_of_rollouts(rollouts: Sequence[Rollout]) -> Batch:
         rewards=torch.tensor([r.reward for r in kept], dtype=torch.float32),
         sampler_logprobs=padded([r.completion.sampler_logprobs for r in kept], dtype=torch.float32),
     )
+
+
+def _with_turns(batch: Batch, rollouts: Sequence[Rollout]) -> Batch:
+    """Return the batch with only the assistant's turns trained, each token's turn and each turn's reward."""
+    turns = torch.full_like(batch.completions, -1)
+    rewards = torch.full(batch.completions.shape, float("nan"))
+    for row, rollout in enumerate(rollouts):
+        for number, turn in enumerate(rollout.turns):
+            turns[row, turn.start : turn.stop] = number
+            if turn.reward is not None:
+                rewards[row, turn.stop - 1] = turn.reward
+    return replace(batch, mask=turns >= 0, turns=turns, turn_rewards=rewards)

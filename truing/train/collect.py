@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from truing.train.batches import Record, batch_of
 from truing.train.order import Order
@@ -24,7 +24,10 @@ class Collected:
 class Collector(Protocol):
     """What gives a step its batch."""
 
-    order: Order
+    @property
+    def order(self) -> Any:
+        """Return the position in the data: what has `state()` and `restore(state)`, as an Order has."""
+        ...
 
     def __call__(self, step: int) -> Collected:
         """Return the batch of this step."""

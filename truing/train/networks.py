@@ -27,6 +27,7 @@ class Networks:
     causal: nn.Module
     critic: ScalarModel | None
     scorer: ScalarModel | None
+    process: nn.Module | None = None  # the implicit process reward model, a causal model of its own
 
     @property
     def policy(self) -> nn.Module | None:
@@ -56,9 +57,12 @@ def make_networks(stage: Stage, start: Loaded, needs: frozenset[str]) -> Network
     critic = None
     if "values" in needs:
         critic = ScalarModel.from_causal(_adapted(copy.deepcopy(start.model), stage))
+    process = None
+    if "process_logprobs" in needs:
+        process = _adapted(copy.deepcopy(start.model), stage)
     causal = _adapted(start.model, stage)
     scorer = ScalarModel.from_causal(causal) if "scores" in needs else None
-    return Networks(start, causal, critic, scorer)
+    return Networks(start, causal, critic, scorer, process)
 
 
 def _adapted(model: nn.Module, stage: Stage) -> nn.Module:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from truing.rollout.sampler import Sampler, SamplingParams
 from truing.train.batches import batch_of_rollouts
 from truing.train.collect import Collected
+from truing.train.conversations import Conversations
 from truing.train.order import Order, seed_of
 from truing.train.scoring import Scorer, require_scored, rollout_metrics
 from truing.types import Prompt, Rollout
+
+
+def has_spread(rewards: Sequence[float]) -> bool:
+    """Return whether the rewards of a group differ."""
+    return len(set(rewards)) > 1
+
+
+def accuracy_within(rewards: Sequence[float], *, low: float, high: float) -> bool:
+    """Return whether the share of rewards that are 0.5 or more, what counts as right, is in [low, high]."""
+    share = sum(r >= 0.5 for r in rewards) / max(len(rewards), 1)
+    return len(rewards) > 0 and low - 1e-9 <= share <= high + 1e-9
 
 
 @dataclass(slots=True)
@@ -28,7 +40,9 @@ class Online:
     batch_size: int  # prompts of a step
     group_size: int
     seed: int
-    max_resamples: int = 0  # 0: no dynamic sampling
+    max_resamples: int = 0  # 0: every group is trained
+    keeps: Callable[[Sequence[float]], bool] = has_spread  # whether a group with these rewards is trained
+    conversations: Conversations | None = None  # with an environment; else one completion is all
 
     def __call__(self, step: int) -> Collected:
         """Return the rollouts of `batch_size` prompts.
@@ -42,7 +56,7 @@ class Online:
             fresh = self._groups(step, attempt, wanted, first_group=drawn)
             drawn += wanted
             every += [r for g in fresh for r in g]
-            groups += [g for g in fresh if not self.max_resamples or _has_signal(g)]
+            groups += [g for g in fresh if not self.max_resamples or self.keeps(_rewards(g))]
             if len(groups) == self.batch_size:
                 break
         rollouts = [r for g in groups for r in g] or every
@@ -55,6 +69,11 @@ class Online:
         index = self.order.take(count)
         params = replace(self.params, seed=seed_of(self.seed, "rollout", step, attempt))
         ids = [self.prompt_tokens[i] for i in index]
+        if self.conversations is not None:
+            numbers = range(first_group, first_group + count)
+            asked = [self.prompts[i] for i in index]
+            rollouts = self.conversations(asked, ids, params, numbers, self.group_size)
+            return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
         completions = self.sampler.generate(ids, params, num_samples=self.group_size)
         places = [place for place in range(count) for _ in range(self.group_size)]
         rollouts = self.scorer(
@@ -66,5 +85,5 @@ class Online:
         return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
 
 
-def _has_signal(group: Sequence[Rollout]) -> bool:
-    return len({r.reward for r in group if r.reward is not None}) > 1
+def _rewards(group: Sequence[Rollout]) -> list[float]:
+    return [r.reward for r in group if r.reward is not None]

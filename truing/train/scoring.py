@@ -96,6 +96,8 @@ def rollout_metrics(rollouts: Sequence[Rollout], max_tokens: int) -> dict[str, f
         "rollout/truncated_share": _mean([float(r.completion.finish_reason == "length") for r in rollouts]),
         "rollout/unscored_share": 1 - len(rewards) / len(rollouts),
     }
+    for name in rollouts[0].facts:
+        out[name] = _mean([r.facts[name] for r in rollouts])
     for name in rollouts[0].verdicts:
         values: list[Any] = [r.verdicts[name].value for r in rollouts]
         out[f"reward/{name}_mean"] = _mean([v for v in values if v is not None])
