@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Never ours: grpo.dapo_accumulation scales by the generation batch where we count per optimizer step.
 LATER = {
     # other reward models
     "rm": (
@@ -18,19 +17,10 @@ LATER = {
     ),
     # other losses of the DPO family
     "dpo": "wpo",
-    "grpo": "dapo_accumulation two_sided_delta sapo vespo luspo gmpo high_entropy_mask off_policy_mask",
-    "gspo": "token_form",
-    "cispo": "trl_eps5 trl_eps1.1 trl_default_trap verl_relative",
     # other advantages
-    "adv": (
-        "multi_reward_sum_then_normalise multi_reward_normalise_then_sum rloo rloo_kl_in_reward "
-        "rloo_normalised reinforce_pp reinforce_pp_baseline remax prime"
-    ),
-    "rloo": "loss",
-    "tis": "token_mask sequence_truncate sequence_mask",
+    "adv": "prime",
     "reward": "repetition_penalty",
     "ppo": "ptx",
-    "async": "decoupled_ppo",
     "score": "rewards",
     "judge": "order_swap",
     "cai": "soft_label soft_bt_loss",
@@ -38,6 +28,7 @@ LATER = {
 }
 # What we do in another way on purpose, and why.
 NOT_OURS = {
+    "grpo.dapo_accumulation": "it divides by the tokens of the generation batch; ours by those of each update",
     "dpo.collate_keep_end": "it cuts a prompt, and leaves a completion token that nothing predicts; ours cuts ends",
     "sft.pack_bfd": "it cuts documents to rows of one length; a forest packs whole rows, data.overlong cuts",
     "sft.pack_bfd_split": "it goes on with a document in another row, without what stood before; ours are whole",
