@@ -44,6 +44,7 @@ def examine() -> list[Check]:
         ("disk", check_disk),
         ("hub cache", check_hub),
         ("built-in model", check_builtin_model),
+        ("sandbox", check_sandbox),
     ]
     return [_guarded(name, check) for name, check in checks]
 
@@ -173,6 +174,19 @@ def check_hub() -> Check:
             "hub cache", "warn", f"{found}; it cannot be written", "set HF_HOME to a folder of your own"
         )
     return Check("hub cache", "ok", found)
+
+
+def check_sandbox() -> Check:
+    """Check that untrusted code can be isolated: code rewards and tools need it, nothing else does."""
+    from truing.errors import SandboxError
+    from truing.sandbox.limits import INSTALL
+    from truing.sandbox.sandbox import Sandbox
+
+    try:
+        Sandbox(slots=1).probe()
+    except SandboxError as error:
+        return Check("sandbox", "warn", str(error), f"only code rewards and tools need it: {INSTALL}")
+    return Check("sandbox", "ok", "bubblewrap confines: no network, nothing to write but /tmp, limits hold")
 
 
 def check_builtin_model() -> Check:

@@ -68,3 +68,7 @@ class MismatchError(TruingError, RuntimeError):
 
 class VerifierError(TruingError, RuntimeError):
     """A verifier's worker cannot be started; a single bad completion never raises this."""
+
+
+class SandboxError(TruingError, RuntimeError):
+    """Untrusted code cannot be isolated on this machine, so it is not run at all."""

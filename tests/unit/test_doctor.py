@@ -13,7 +13,7 @@ from truing import doctor
 
 def test_this_machine_is_examined_in_full() -> None:
     found = doctor.examine()
-    assert len({c.name for c in found}) == len(found) == 10
+    assert len({c.name for c in found}) == len(found) == 11
     assert all(c.found and c.state in ("ok", "warn", "fail") for c in found)
     assert all(c.fix for c in found if c.state == "fail")
     assert {c.name: c.state for c in found}["torch"] == "ok"
