@@ -104,7 +104,9 @@ def test_orpo(parity, drive, make_batch):
     got = check_pairs(golden, drive, make_batch, "orpo")
     golden.check(got.terms["loss/nll"], golden.expected["nll"])
     golden.check(got.terms["loss/odds_ratio"], golden.expected["odds_ratio_loss"])
-    assert abs(got.terms["loss/nll"] - golden.expected["nll_mean_of_sequence_means"]) > 0.05  # LLaMA-Factory's
+    assert (
+        abs(got.terms["loss/nll"] - golden.expected["nll_mean_of_sequence_means"]) > 0.05
+    )  # LLaMA-Factory's
 
 
 def test_orpo_with_the_likelihood_of_the_prompt_is_trl_s(parity, drive, make_batch):
@@ -182,4 +184,6 @@ def test_kto_with_a_reference_point_below_zero_is_apo_zero(parity, drive, make_b
     clamped, golden = parity["kto.clamped_z0_w1_1"], parity["kto.apo_zero_unpaired"]
     batch = kto_batch(clamped, make_batch)
     assert batch.reference_point.max() < 0
-    golden.check(drive("kto", batch, logprobs=clamped.inputs["per_token_logps"]).loss, golden.expected["loss"])
+    golden.check(
+        drive("kto", batch, logprobs=clamped.inputs["per_token_logps"]).loss, golden.expected["loss"]
+    )

@@ -29,7 +29,11 @@ def test_dft_has_the_gradient_of_minus_the_probability(drive, make_batch):
 
 def test_neftune_noise_is_of_the_row_s_own_length(parity):
     golden = parity["sft.neftune"]
-    lengths, width, alpha = golden.inputs["lengths"].long(), int(golden.inputs["hidden"]), golden.params["alpha"]
+    lengths, width, alpha = (
+        golden.inputs["lengths"].long(),
+        int(golden.inputs["hidden"]),
+        golden.params["alpha"],
+    )
     magnitude = neftune_magnitude(lengths, width=width, alpha=alpha)
     golden.check(magnitude, golden.expected["mag_true_length"], rtol=1e-6)
     real = torch.arange(6) < lengths[:, None]

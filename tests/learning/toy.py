@@ -51,7 +51,8 @@ class Learner:
     scorer: Network = field(default_factory=lambda: Network(1))
 
     def __post_init__(self) -> None:
-        networks = nn.ModuleList([self.policy, self.critic, self.scorer])
+        self.process = copy.deepcopy(self.policy)  # of methods with an implicit process reward model
+        networks = nn.ModuleList([self.policy, self.critic, self.scorer, self.process])
         self.parameters = list(networks.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, self.learning_rate)
 
@@ -61,6 +62,9 @@ class Learner:
             logprobs = self.policy(prompts, batch.completions)[:, :-1].log_softmax(-1)
             found["logprobs"] = logprobs.gather(-1, batch.completions[..., None])[..., 0]
             found["entropy"] = -(logprobs.exp() * logprobs).sum(-1)
+        if "process_logprobs" in needs:
+            process = self.process(prompts, batch.completions)[:, :-1].log_softmax(-1)
+            found["process_logprobs"] = process.gather(-1, batch.completions[..., None])[..., 0]
         if "values" in needs:
             found["values"] = self.critic(prompts, batch.completions)[:, :-1, 0]
         if needs & {"scores", "token_scores"}:
@@ -117,13 +121,65 @@ def rollouts(
         return own if opponent is None else torch.where(theirs[:, None], opponent(prompts, tokens), own)
 
     tokens, logprobs = drawn(prompts, logprobs_of)
+    return rewarded(
+        prompts, tokens, groups=groups, sampler_logprobs=logprobs,
+        by_opponent=None if opponent is None else theirs,
+    )  # fmt: skip
+
+
+def rewarded(prompts: Tensor, tokens: Tensor, **fields: Any) -> Batch:
+    """Return the batch of these tokens up to EOS, with their rewards."""
     ended = tokens == EOS
     lengths = torch.where(ended.any(-1), ended.long().argmax(-1) + 1, WIDTH)
-    batch = make_batch(prompts, tokens, lengths, groups=groups, truncated=~ended.any(-1))
+    batch = make_batch(prompts, tokens, lengths, truncated=~ended.any(-1), **fields)
     right = (batch.completions == prompts[:, None] + 1) & batch.mask
+    return replace(batch, rewards=right.sum(-1) / WIDTH)
+
+
+def greedy_rewards(learner: Learner, prompts: Tensor) -> Tensor:
+    """Return the reward of the likeliest token after the other: the baseline of ReMax."""
+
+    def likeliest(prompts: Tensor, tokens: Tensor) -> Tensor:
+        now = next_logprobs(learner, prompts, tokens)
+        return torch.where(now == now.amax(-1, keepdim=True), 0.0, -torch.inf)
+
+    return rewarded(prompts, drawn(prompts, likeliest)[0], groups=torch.arange(len(prompts))).rewards
+
+
+def mixed_groups(batch: Batch, low: float, high: float) -> Batch:
+    """Return the first 8 groups whose share of right completions is in [low, high], or the first 8."""
+    groups = batch.units()
+    shares = [(batch.rewards[group] >= 0.5).float().mean().item() for group in groups]
+    kept = [g for g, share in zip(groups, shares, strict=True) if low <= share <= high]
+    return batch.rows(torch.tensor([row for group in (kept or groups)[:8] for row in group]))
+
+
+TOLD = 2  # where the environment speaks in a conversation of two turns: tokens 0-1, then 3-5
+
+
+def two_turns(learner: Learner, num_prompts: int, group_size: int) -> Batch:
+    """Sample conversations: two tokens, one that the environment tells, three more.
+
+    The first turn is paid for p + 1; the second, whose reward is the conversation's, for told + 1.
+    """
+    groups = torch.arange(num_prompts).repeat_interleave(group_size)
+    prompts = groups % PROMPTS
+    environment = torch.tensor([1.0] * PROMPTS + [0.0] * (VOCAB - PROMPTS)).div(PROMPTS).log()
+
+    def logprobs_of(prompts: Tensor, tokens: Tensor) -> Tensor:
+        speaks = tokens.shape[1] == TOLD
+        return environment.expand(len(prompts), -1) if speaks else next_logprobs(learner, prompts, tokens)
+
+    tokens, logprobs = drawn(prompts, logprobs_of)
+    batch = make_batch(prompts, tokens, torch.full_like(prompts, WIDTH), groups=groups)
+    paid = torch.full(tokens.shape, torch.nan)
+    paid[:, TOLD - 1] = (tokens[:, :TOLD] == prompts[:, None] + 1).float().mean(-1)
+    paid[:, -1] = (tokens[:, TOLD + 1 :] == tokens[:, TOLD : TOLD + 1] + 1).float().mean(-1)
+    turns = torch.tensor([0, 0, -1, 1, 1, 1]).repeat(len(prompts), 1)
     return replace(
-        batch, rewards=right.sum(-1) / WIDTH, sampler_logprobs=logprobs,
-        by_opponent=None if opponent is None else theirs,
+        batch, mask=turns >= 0, turns=turns, turn_rewards=paid, rewards=paid[:, -1],
+        truncated=torch.zeros(len(prompts), dtype=torch.bool),
+        sampler_logprobs=torch.where(turns >= 0, logprobs, torch.nan),
     )  # fmt: skip
 
 
@@ -171,6 +227,14 @@ def self_play(learner: Learner, num: int) -> Batch:
     return both.rows(differ.repeat(2).nonzero().flatten())
 
 
+class Teacher:
+    """The policy behind `demonstrations`, exactly; implements a learner's `forward`."""
+
+    def forward(self, batch: Batch, needs: frozenset[str]) -> Outputs:
+        right = batch.completions == prompt_ids(batch) + 1
+        return Outputs(logprobs=((1 - TEACHER) / VOCAB + TEACHER * right).log())
+
+
 DATA: dict[str, Callable[[int], Batch]] = {
     "demonstrations": demonstrations, "pairs": pairs, "unpaired": unpaired,
 }  # fmt: skip
@@ -187,19 +251,31 @@ class ToyRun:
     seed: int
     num_minibatches: int = 1
     group_size: int = 8
+    two_turns: bool = False
+    staleness: int = 0  # how many steps the sampler's weights are behind
     watch: Callable[[ToyRun], float] | None = None  # what docs/curves.py draws
     curve: list[tuple[int, float]] = field(default_factory=list)
     first_step: int = 0
     micro_batch_tokens: int = 200
 
     def __post_init__(self) -> None:
-        self.reference = copy.deepcopy(self.learner)
+        self.reference = Teacher() if self.config.reference_required else copy.deepcopy(self.learner)
+        self._versions = [copy.deepcopy(self.learner)]
         self._sums, self._updates, self.history = dict[str, Tensor](), 0, list[Mapping[str, float]]()
 
     def collect(self, step: int) -> Batch:
         torch.manual_seed(10_000 * self.seed + step)
         if self.config.data == "prompts":
-            return rollouts(self.learner, 8, self.group_size, self.opponent())
+            if self.two_turns or "turn_rewards" in self.config.needs():
+                return two_turns(self.learner, 8, self.group_size)
+            if hasattr(self.config, "accuracy_low"):
+                many = rollouts(self.learner, 64, self.group_size)
+                return mixed_groups(many, self.config.accuracy_low, self.config.accuracy_high)
+            sampler = self._versions[0] if self.staleness else self.learner
+            batch = rollouts(sampler, 8, self.group_size, self.opponent())
+            if "baselines" not in self.config.needs():
+                return batch
+            return replace(batch, baselines=greedy_rewards(sampler, prompt_ids(batch)[:, 0]))
         if self.config.self_play:
             return self_play(self.learner, 32)
         return DATA[self.config.data](64)
@@ -220,7 +296,12 @@ class ToyRun:
     def annotate(self, batch: Batch, needs: frozenset[str]) -> Batch:
         if self.config.data == "prompts" or "old_logprobs" in needs:
             old = self.learner.forward(batch, needs | {"logprobs"})
-            batch = replace(batch, old_logprobs=old.logprobs, old_values=old.values)
+            batch = replace(
+                batch, old_logprobs=old.logprobs, old_values=old.values,
+                old_process_logprobs=old.process_logprobs,
+            )  # fmt: skip
+            if "old_entropy" in needs:
+                batch = replace(batch, old_entropy=old.entropy)
         if "ref_logprobs" in needs:
             ref = self.reference.forward(batch, frozenset({"logprobs"}))
             batch = replace(batch, ref_logprobs=ref.logprobs)
@@ -253,7 +334,9 @@ class ToyRun:
         return found
 
     def publish(self, step: int) -> None:
-        """The sampler reads the learner's weights."""
+        """The sampler reads the learner's weights, or those of `staleness` steps ago."""
+        if self.staleness:
+            self._versions = [*self._versions, copy.deepcopy(self.learner)][-self.staleness - 1 :]
 
     def observe(self, step: int, batch: Batch, metrics: Mapping[str, float]) -> None:
         self.history.append(metrics)
@@ -270,6 +353,8 @@ def learn(
     num_steps: int = 50,
     num_minibatches: int | None = None,
     group_size: int = 8,
+    two_turns: bool = False,
+    staleness: int = 0,
     bug: Callable[[Algorithm], Algorithm] | None = None,
     watch: Callable[[ToyRun], float] | None = None,
 ) -> ToyRun:
@@ -280,7 +365,7 @@ def learn(
     run = ToyRun(
         bug(algorithm) if bug else algorithm, config, learner, num_steps=num_steps, seed=seed,
         num_minibatches=num_minibatches or (2 if config.data == "prompts" or config.self_play else 1),
-        group_size=group_size,
+        group_size=group_size, two_turns=two_turns, staleness=staleness,
         watch=watch,
     )  # fmt: skip
     train(run)
@@ -292,6 +377,14 @@ def mean_reward(run: ToyRun) -> float:
     """Return the mean reward of fresh rollouts; the best policy's is 1."""
     torch.manual_seed(999)
     return rollouts(run.learner, num_prompts=64, group_size=4).rewards.mean().item()
+
+
+@torch.no_grad()
+def turn_rewards(run: ToyRun) -> tuple[float, float]:
+    """Return the mean rewards of both turns of fresh conversations; the best policy has 1 and 1."""
+    torch.manual_seed(999)
+    paid = two_turns(run.learner, num_prompts=64, group_size=4).turn_rewards
+    return paid[:, TOLD - 1].mean().item(), paid[:, -1].mean().item()
 
 
 @torch.no_grad()

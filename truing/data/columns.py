@@ -78,7 +78,9 @@ def unpaired(row: SourceRow) -> tuple[tuple[Message, ...], int, float]:
     """
     given = [k for k in ("label", "rating", "thumbs") if row.values.get(k) is not None]
     if not given:
-        raise _wrong_columns(row, "unpaired", ("prompt", "completion", "messages", "label", "rating", "thumbs"))
+        raise _wrong_columns(
+            row, "unpaired", ("prompt", "completion", "messages", "label", "rating", "thumbs")
+        )
     if len(given) > 1:
         raise DataError(f"{row.where}: {' and '.join(given)} both judge the completion; keep one column")
     messages, first = demonstration(row)
@@ -87,7 +89,9 @@ def unpaired(row: SourceRow) -> tuple[tuple[Message, ...], int, float]:
 
 def _label(row: SourceRow, key: str) -> float:
     value = row.values[key]
-    words = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0} | ({"up": 1.0, "down": 0.0} if key == "thumbs" else {})
+    words = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0} | (
+        {"up": 1.0, "down": 0.0} if key == "thumbs" else {}
+    )
     if isinstance(value, str) and value.lower() in words:  # a .csv file holds nothing but text
         return words[value.lower()]
     if isinstance(value, int | float) and 0 <= value <= 1:

@@ -123,6 +123,10 @@ METRICS: Mapping[str, str] = {
         "Share [0-1] of drawn groups that are trained. Below 1 where prompts without signal are drawn anew "
         "(dynamic sampling); the rest is sampling time that taught nothing."
     ),
+    "rollout/identical_share": (
+        "Share [0-1] of own samples that equal their demonstration; they are dropped. Near 1 the policy has "
+        "reached the demonstrations: stop."
+    ),
     "rollout/trained_group_share": (
         "Share [0-1] of sampled groups that are trained; the others tie, or too few of their completions "
         "could be scored. Near 0 nothing is learned: the prompts are too hard or too easy."
@@ -176,15 +180,15 @@ METRICS: Mapping[str, str] = {
         "Odds-ratio loss of ORPO, before its weight; ln 2 = 0.693 where both sides are equally likely. Falls "
         "slowly while loss/nll leads."
     ),
-    "loss/cpo": "Preference loss of CPO on log-probs without a reference. Falls; 0.693 is a tie of both sides.",
+    "loss/cpo": "Preference loss of CPO; ln 2 = 0.693 where both sides are equally likely. Falls.",
     "loss/simpo": (
         "SimPO loss; -log sigmoid(-gamma) where both sides are equally likely. Falls; watch logprobs/chosen, "
         "for no reference holds the policy."
     ),
     "loss/alphapo": "AlphaPO loss, as loss/simpo with a reward of another shape. Falls.",
     "loss/kto": (
-        "KTO loss; between 0 and the class weights, and half of them at the start. Falls slowly; near 0 every "
-        "row is saturated."
+        "KTO loss; between 0 and the class weights, and half of them at the start. Falls slowly; near 0 "
+        "every row is saturated."
     ),
     "loss/bradley_terry": "Pairwise loss of the reward model; ln 2 = 0.693 is chance.",
     "loss/centering": "Square of the summed rewards of a pair, which keeps their mean near 0. Small.",

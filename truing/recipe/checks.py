@@ -137,7 +137,9 @@ def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]
         what = "'cache' keeps the log-probs of fixed rows, and every rollout is new"
         yield Complaint(("reference",), what, "use 'copy', or 'base' with LoRA")
     elif kind == "cache" and "reference_point" in (method.needs or ()):
-        what = f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
+        what = (
+            f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
+        )
         right = "use 'copy', or 'base' with LoRA, or options.kl_estimate = 'none'"
         yield Complaint(("reference",), what, right)
 

@@ -32,9 +32,11 @@ from truing.train.evaluate import Evaluator
 from truing.train.learner import TorchLearner
 from truing.train.networks import Networks, make_networks
 from truing.train.online import Online, accuracy_within, has_spread
+from truing.train.opponents import Opposed, make_opponent
 from truing.train.order import Order, seed_of
 from truing.train.replay import Mixed, with_replay
 from truing.train.scoring import Score, Scorer
+from truing.train.self_play import SelfPlay
 from truing.train.stage import StageRun
 from truing.types import Outputs, Pair, Prompt, Row
 
@@ -59,13 +61,14 @@ def build(
     num_steps = stage.steps or math.ceil((stage.epochs or 1) * len(rows) / stage.batch_size)
     updates = num_steps * stage.learner.num_minibatches * stage.learner.num_epochs
     score = _reward_score(reward_model, device, dtype, stage.learner.micro_batch_tokens)
-    collector = _collector(stage, config, networks.start, rows, order, sampler, score)
+    opponent = _opponent(stage, config, networks, reference, dtype)
+    collector = _collector(stage, config, networks.start, rows, order, sampler, score, opponent)
     micro_batch_tokens = stage.learner.micro_batch_tokens
     temperature = stage.sampler.temperature if stage.sampler else 1.0
     anchor = None
     if "ref_logprobs" in needs:
         kind = reference or _default_reference(stage, config)
-        log.event("reference", f"the reference policy is '{kind}'", kind=kind)
+        log.event("reference", f"the reference policy is '{kind}'", reference=kind)
         data = collector.every_row() if isinstance(collector, Offline) else None
         anchor = build_reference(
             kind, networks.writer(), start=networks.start, dtype=dtype, max_tokens=micro_batch_tokens,
@@ -170,22 +173,35 @@ def _collector(
     order: Order,
     sampler: Sampler | None,
     score: Score | None,
+    opponent: Sampler | None,
 ) -> Collector:
-    if config.data != "prompts":
+    if config.data != "prompts" and not config.self_play:
         return Offline(rows, order, stage.batch_size)
     if stage.sampler is None or sampler is None:
         raise ConfigError(f"stage '{stage.name}': {stage.algorithm} samples, so it needs a [sampler] table")
     s = stage.sampler
     stops = stop_token_ids(start.tokenizer, start.model, s.stop)
+    params = SamplingParams(max_tokens=s.max_tokens, temperature=s.temperature, stop_token_ids=stops)
+    if config.self_play:
+        return SelfPlay(
+            rows=rows, order=order, sampler=sampler, params=params, decode=start.tokenizer.decode,
+            batch_size=stage.batch_size, group_size=s.group_size, seed=stage.seed,
+        )  # fmt: skip
     terms = [load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()]
     scorer = Scorer(terms, score)
+    if opponent is not None:
+        return Opposed(
+            prompts=rows, prompt_tokens=[prompt_tokens(start.tokenizer, p) for p in rows], order=order,
+            sampler=sampler, opponent=opponent, params=params, scorer=scorer, batch_size=stage.batch_size,
+            group_size=s.group_size, seed=stage.seed,
+        )  # fmt: skip
     keeps, max_resamples = _filter(config)
     return Online(
         prompts=rows,
         prompt_tokens=[prompt_tokens(start.tokenizer, p) for p in rows],
         order=order,
         sampler=sampler,
-        params=SamplingParams(max_tokens=s.max_tokens, temperature=s.temperature, stop_token_ids=stops),
+        params=params,
         scorer=scorer,
         batch_size=stage.batch_size,
         group_size=s.group_size,
@@ -194,6 +210,23 @@ def _collector(
         keeps=keeps,
         conversations=_conversations(stage.environment, start, sampler, scorer),
     )
+
+
+def _opponent(
+    stage: Stage, config: Options, networks: Networks, reference: str | None, dtype: torch.dtype
+) -> Sampler | None:
+    """Return what draws half of each group, where the method has an opponent; before any update."""
+    if config.opponent == "none" or stage.sampler is None:
+        return None
+    if stage.environment is not None:
+        raise ConfigError(
+            f"stage '{stage.name}': {stage.algorithm} compares single completions with an opponent's and "
+            "plays no conversations; remove the [environment] table"
+        )
+    return make_opponent(
+        config.opponent, networks.writer(), reference=reference or _default_reference(stage, config),
+        start=networks.start, engine=stage.sampler.engine, dtype=dtype, share=getattr(config, "mixture", 1.0),
+    )  # fmt: skip
 
 
 def _filter(config: Any) -> tuple[Callable[[Sequence[float]], bool], int]:

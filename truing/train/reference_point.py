@@ -43,8 +43,8 @@ def mismatched(batch: Batch) -> Batch:
     """
     if len(batch) == 1:
         raise DataError(
-            f"the batch has one row ({_name(batch, 0)}), and the reference point of KTO takes the completions "
-            "of other rows: set batch_size to 2 or more, or options.kl_estimate = 'none'"
+            f"the batch has one row ({_name(batch, 0)}), and KTO's reference point takes the completions of "
+            "other rows: set batch_size to 2 or more, or options.kl_estimate = 'none'"
         )
     found = donors(batch)
     kept = [i for i, donor in enumerate(found) if donor is not None]
