@@ -25,7 +25,8 @@ def resolved(recipe: Recipe) -> str:
 def _stage(stage: Stage) -> dict[str, Any]:
     values = stage.model_dump(exclude_none=True)
     config = plugins.config_class("algorithms", stage.algorithm)
-    method = Method(stage.algorithm, config.data, config(**stage.options).needs())
+    needs = config(**stage.options).needs()
+    method = Method(stage.algorithm, config.data, needs, self_play=config.self_play, rewarded=config.rewarded)
     for complaint in list(unused(values, method)):
         del at(values, complaint.path[:-1])[complaint.path[-1]]
     return values

@@ -64,7 +64,7 @@ class HFSampler:
         if max_rows is not None and max_rows < 1:
             raise ConfigError(f"max_rows is {max_rows}; it must be at least 1")
         self._tokenizer, self._max_rows, self._version = tokenizer, max_rows, 0
-        self._copy = WeightCopy(model, dtype or _fast_dtype(next(model.parameters()).device))
+        self._copy = WeightCopy(model, dtype or fast_dtype(next(model.parameters()).device))
         self._config: Any = self._copy.model.config.get_text_config()
         with torch.inference_mode():
             self.plain_reason = why_not(twin(model))
@@ -91,7 +91,7 @@ class HFSampler:
         """
         if num_samples < 1:
             raise ConfigError(f"num_samples is {num_samples}; it must be at least 1")
-        self._check(prompts, params)
+        check_prompts(prompts, params, self._config)
         if not prompts:
             return []
         max_rows = self._max_rows or self._rows_that_fit(
@@ -103,29 +103,7 @@ class HFSampler:
             generate_plain(self._copy.model, prompts, groups, params)
         else:
             Decoding(self._copy.model, prompts, params).run(groups, max_rows)
-        return [[self._completion(row) for row in part] for part in rows]
-
-    def _completion(self, row: Row) -> Completion:
-        reason = row.finish_reason
-        assert reason is not None
-        spoken = row.tokens[:-1] if reason == "stop" else row.tokens
-        text = self._tokenizer.decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(tuple(row.tokens), str(text), tuple(row.logprobs), reason, self._version)
-
-    def _check(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
-        limit, vocabulary = _max_positions(self._config), self._config.vocab_size
-        for i, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise ModelError(f"prompt {i} is empty; it needs at least one token, such as the BOS token")
-            if limit is not None and len(prompt) + params.max_tokens > limit:
-                raise ModelError(
-                    f"prompt {i} has {len(prompt)} tokens and max_tokens is {params.max_tokens}, together "
-                    f"over the model's {limit} positions; shorten the prompt or lower max_tokens"
-                )
-            if not 0 <= min(prompt) <= max(prompt) < vocabulary:
-                raise ModelError(
-                    f"prompt {i} has ids from {min(prompt)} to {max(prompt)}; the model knows {vocabulary}"
-                )
+        return [[completion_of(row, self._tokenizer, self._version) for row in part] for part in rows]
 
     def _rows_that_fit(self, prompt_tokens: int, max_tokens: int, num_samples: int) -> int:
         """Return how many rows half of the free memory holds, at least 1."""
@@ -140,7 +118,39 @@ class HFSampler:
         return max(1, min(_MAX_ROWS, int(_MEMORY_SHARE * free / row)))
 
 
-def _fast_dtype(device: torch.device) -> torch.dtype:
+def completion_of(row: Row, tokenizer: PreTrainedTokenizerBase, version: int) -> Completion:
+    """Return a finished row as a completion that this policy version drew."""
+    reason = row.finish_reason
+    assert reason is not None
+    spoken = row.tokens[:-1] if reason == "stop" else row.tokens
+    text = tokenizer.decode(spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Completion(tuple(row.tokens), str(text), tuple(row.logprobs), reason, version)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], params: SamplingParams, config: Any) -> None:
+    """Raise when a model with this config cannot continue one of the prompts.
+
+    Raises:
+        ModelError: a prompt is empty, longer than the model's positions allow, or has ids that the
+            model does not know.
+    """
+    limit, vocabulary = _max_positions(config), config.vocab_size
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ModelError(f"prompt {i} is empty; it needs at least one token, such as the BOS token")
+        if limit is not None and len(prompt) + params.max_tokens > limit:
+            raise ModelError(
+                f"prompt {i} has {len(prompt)} tokens and max_tokens is {params.max_tokens}, together "
+                f"over the model's {limit} positions; shorten the prompt or lower max_tokens"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
+            raise ModelError(
+                f"prompt {i} has ids from {min(prompt)} to {max(prompt)}; the model knows {vocabulary}"
+            )
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where the device multiplies it, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
