@@ -80,6 +80,7 @@ def example(name, config=None, *, pad=0, filler=0.0, seed=0, group_size=4):
         ref_logprobs=drawn["ref"] if "ref_logprobs" in needs else None,
         old_values=drawn["old_values"] if "values" in needs else None,
         old_scores=numbers() if "old_scores" in needs else None,
+        old_length_scores=numbers() if "old_length_scores" in needs else None,
         old_process_logprobs=drawn["old_process"] if "process_logprobs" in needs else None,
         reference_point=torch.full((rows,), 0.3).double() if "reference_point" in needs else None,
     )
@@ -261,8 +262,8 @@ def test_a_missing_need_is_an_error(name):
 @each
 def test_names_its_source_in_record_and_docstring(name):
     module, source = plugins.load("algorithms", name), algorithm_of(name).source
-    assert source.startswith("arXiv:")
     for paper in source.split("; "):
+        assert paper.startswith(("arXiv:", "doi:"))  # doi: of what is older than arXiv
         assert paper.split()[0].removeprefix("arXiv:") in module.__doc__
 
 
@@ -385,6 +386,8 @@ IGNORED = [
     ("f_dpo", {"alpha": 0.3}, "without divergence"),
     ("cpo", {"nll_weight": 0.0, "nll_reduction": "sum"}, "without nll_weight"),
     ("cpo", {"loss": "ipo", "label_smoothing": 0.1}, "with loss = 'ipo'"),
+    ("kto", {"desirable_weight": 0.0, "undesirable_weight": 0.0}, "nothing to learn"),
+    ("rebel", {"form": "paper"}, "while eta is 1"),
 ]
 
 
@@ -403,6 +406,14 @@ PAPERS = [
     ("ppo", {"clip_low": 0.2, "clip_high": 0.2, "clip_value": 0.2, "discount": 1.0, "gae_lambda": 0.95}),
     ("dpo", {"beta": 0.1, "label_smoothing": 0.0, "use_labels": False}),
     ("ipo", {"tau": 0.1, "reduction": "sum"}),
+    ("online_dpo", {"beta": 0.1, "loss": "sigmoid", "ties": "drop"}),
+    ("iterative_dpo", {"beta": 0.1, "anchor": "round"}),
+    ("spin", {"beta": 0.1}),
+    ("sppo", {"eta": 1e3, "completions": "extremes"}),
+    ("rebel", {"eta": 1.0, "kl_coef": 0.0}),
+    ("xpo", {"beta": 0.1, "xpo_alpha": 1e-5}),
+    ("nash_md", {"beta": 0.1, "mixture": 0.5}),
+    ("rejection_sampling", {"keep": 1, "min_reward": None}),
     ("ln_dpo", {"beta": 5.0}),
     ("rpo", {"beta": 0.1, "nll_weight": 1.0, "nll_reduction": "sequence_mean"}),
     ("discopop", {"tau": 0.05}),

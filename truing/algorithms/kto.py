@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from truing.config import DataKind, Options
@@ -43,9 +43,15 @@ class Config(Options):
         "mismatched", description="the reference point: from mismatched rows, or 0 (APO-zero, unpaired)"
     )
 
+    @model_validator(mode="after")
+    def _a_class_counts(self) -> Config:
+        if self.desirable_weight == 0 and self.undesirable_weight == 0:
+            raise ValueError("desirable_weight and undesirable_weight are both 0: there is nothing to learn")
+        return self
+
     def needs(self) -> frozenset[str]:
         point = {"reference_point"} if self.kl_estimate == "mismatched" else set()
-        return frozenset({"logprobs", "ref_logprobs", *point})
+        return frozenset({"logprobs", "ref_logprobs", "labels", *point})
 
 
 def kto_loss(
