@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truing.commands import chat, doctor, plugins, runs, train
+from truing.commands import chat, compare, doctor, plugins, runs, train
 
 app = typer.Typer(
     name="truing",
@@ -44,6 +44,8 @@ app.command("run")(train.run)
 app.command("train")(train.train)
 app.command("resume")(train.resume)
 app.command("runs")(runs.runs)
+app.command("compare")(compare.compare)
+app.command("scaling")(compare.scaling)
 app.command("chat")(chat.chat)
 app.command("list")(plugins.list_plugins)
 app.command("doctor")(doctor.doctor)

@@ -70,6 +70,10 @@ METRICS: Mapping[str, str] = {
         "The reward that BCO takes to be neither good nor bad. Starts at 0 and follows the middle between "
         "rewards/chosen and rewards/rejected."
     ),
+    "rewards/weight_mean": (
+        "Mean weight of a pair: how likely both sides are under the policy, token by token. Near 1 for what "
+        "it sampled itself; near 0 the data is foreign to it and hardly trains."
+    ),
     "rewards/active_share": (
         "Share [0-1] of pairs whose margin is below the hinge's 1/beta, which still train. Starts at 1 and "
         "falls; near 0 there is nothing left to learn."
@@ -189,6 +193,10 @@ METRICS: Mapping[str, str] = {
     "loss/kto": (
         "KTO loss; between 0 and the class weights, and half of them at the start. Falls slowly; near 0 "
         "every row is saturated."
+    ),
+    "loss/wpo": (
+        "DPO loss times the pairs' weights: ln 2 times rewards/weight_mean at the start. Falls; compare it "
+        "only between steps of like weight."
     ),
     "loss/bradley_terry": "Pairwise loss of the reward model; ln 2 = 0.693 is chance.",
     "loss/centering": "Square of the summed rewards of a pair, which keeps their mean near 0. Small.",

@@ -24,7 +24,8 @@ from truing.log.machine import machine, process_started, versions
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 
 _EVALUATION_KEYS = (
-    "when", "step", "num_prompts", "num_scored", "passed", "rate", "low", "high", "mean_tokens", "statuses"
+    "when", "step", "num_prompts", "num_scored", "passed", "rate", "low", "high", "mean_tokens", "statuses",
+    "kl", "kl_low", "kl_high",
 )  # fmt: skip
 
 

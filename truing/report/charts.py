@@ -83,7 +83,7 @@ class _Scale:
         low, high = min(seen), max(seen)
         if high - low < 1e-12 * max(abs(high), 1e-12):
             low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-        step, air = _round_step((high - low) / 4), (high - low) * 0.05
+        step, air = round_step((high - low) / 4), (high - low) * 0.05
         ticks = range(math.ceil((low - air) / step), math.floor((high + air) / step) + 1)
         return cls(min(curve.steps), max(curve.steps), low - air, high + air, tuple(i * step for i in ticks))
 
@@ -97,7 +97,8 @@ class _Scale:
         return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
 
 
-def _round_step(least: float) -> float:
+def round_step(least: float) -> float:
+    """Return the least of 1, 2, 2.5, 5 times a power of ten that is not below `least`."""
     magnitude = 10.0 ** math.floor(math.log10(least))
     return next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= least * (1 - 1e-9))
 

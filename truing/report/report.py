@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from truing.log.jsonl import replace_file
 from truing.log.progress import duration
 from truing.report.elements import Child, el, html
+from truing.report.page import document
 from truing.report.read import Record, RunRecord, read_folder
 from truing.report.result import result_section
 from truing.report.stage import stage_section
@@ -32,24 +30,11 @@ def write_report(run_folder: Path) -> Path:
 
 
 def _page(record: RunRecord) -> Element:
-    style, script = (
-        files("truing.report").joinpath(n).read_text(encoding="utf-8") for n in ("page.css", "page.js")
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=policy),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("title", f"{record.run.get('name', record.folder.name)} - Truing"),
-        el("style", style),
-    )
     stages = [stage_section(stage) for stage in record.stages]
     main = el(
         "main", _problems(record), result_section(record.stages), *stages, _events(record), _origin(record)
     )
-    return el("html", head, el("body", _header(record), main, el("script", script)), lang="en")
+    return document(f"{record.run.get('name', record.folder.name)} - Truing", _header(record), main)
 
 
 def _header(record: RunRecord) -> Element:

@@ -10,6 +10,7 @@ from typing import Any
 from truing.evals.statistics import wilson_interval
 from truing.rewards import RewardTerm, judge_all
 from truing.rollout.sampler import Sampler, SamplingParams
+from truing.train.drift import KlOf, drift
 from truing.types import Completion, Prompt, Verdict
 
 
@@ -21,6 +22,7 @@ class Evaluator:
     prompt_tokens: Sequence[tuple[int, ...]]
     term: RewardTerm
     params: SamplingParams
+    kl_of: KlOf | None = None  # measures how far the policy is from where the stage began
 
     def run(self, sampler: Sampler) -> tuple[dict[str, Any], list[tuple[Completion, Verdict]]]:
         """Return the record of one evaluation, and each prompt's completion with its verdict.
@@ -45,4 +47,7 @@ class Evaluator:
             "statuses": dict(Counter(v.status for v in verdicts)),
             "outcomes": [None if v.value is None else int(v.value >= 0.5) for v in verdicts],
         }
+        if self.kl_of is not None:
+            found = drift(self.kl_of, self.prompts, self.prompt_tokens, completions)
+            record |= {"kl": found.kl, "kl_low": found.low, "kl_high": found.high}
         return record, list(zip(completions, verdicts, strict=True))

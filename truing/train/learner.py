@@ -101,6 +101,7 @@ class TorchLearner:
             ConfigError: `needs` names what no network here can give.
         """
         home, inputs = batch.mask.device, to_device(batch, self.device)
+        sharp_logprobs = self._sharp_logprobs(inputs) if "sharp_logprobs" in needs else None
         self._training(torch.is_grad_enabled())
         logprobs = entropy = values = scores = prompt_logprobs = process_logprobs = None
         if "prompt_logprobs" in needs:
@@ -122,6 +123,7 @@ class TorchLearner:
         found = {
             "logprobs": logprobs, "entropy": entropy, "values": values, "scores": scores,
             "prompt_logprobs": prompt_logprobs, "process_logprobs": process_logprobs,
+            "sharp_logprobs": sharp_logprobs,
         }  # fmt: skip
         outputs = Outputs(**{name: x.to(home) for name, x in found.items() if x is not None})
         if torch.is_grad_enabled():
@@ -208,6 +210,12 @@ class TorchLearner:
         self.num_updates_done = done
         self._watch.clear()
         self._sums, self._num_summed = {}, 0
+
+    @torch.no_grad()
+    def _sharp_logprobs(self, batch: Batch) -> Tensor:
+        self._training(False)
+        policy = self._network("policy", "sharp_logprobs")
+        return policy_outputs(policy, batch, temperature=self._temperature / 2)[0]
 
     def _network(self, name: str, need: str) -> Any:
         if name not in self._networks:
