@@ -174,10 +174,14 @@ class Batch:
     ref_logprobs: Float[Tensor, "B C"] | None = None
     old_values: Float[Tensor, "B C"] | None = None
     old_scores: Float[Tensor, " B"] | None = None  # of the reward model when the batch began
+    old_length_scores: Float[Tensor, " B"] | None = None  # of its length head, then
     old_process_logprobs: Float[Tensor, "B C"] | None = None  # of the implicit process reward model, then
     reference_point: Float[Tensor, " B"] | None = None  # KTO's z0 before its clamp, the same on every row
     ref_margins: Float[Tensor, " B"] | None = None  # of the reference, where a credit deals them to pairs
     weights: Float[Tensor, " B"] | None = None  # of rows or pairs, where a method's credit sets them
+    length_penalty: Float[Tensor, " B"] | None = None  # ODIN's, less what its slopes add, by credit
+    score_slopes: Float[Tensor, " B"] | None = None  # of that penalty in the scores
+    length_score_slopes: Float[Tensor, " B"] | None = None  # of that penalty in the length head's scores
     kept_share: Float[Tensor, " B"] | None = None  # of the groups, by credit; the same on every row
     advantages: Float[Tensor, "B C"] | None = None
     returns: Float[Tensor, "B C"] | None = None
@@ -255,7 +259,7 @@ class Batch:
         """Yield micro-batches of at most `max_tokens` packed tokens, a shared prompt counted once.
 
         Groups and pairs stay together. A group larger than the budget is split by rows, which
-        changes no gradient; a pair never is, and goes alone.
+        changes no gradient; a pair or a ranking never is, as its loss compares its rows, and goes alone.
         """
         for index in self.split_index(max_tokens):
             yield self.rows(index)
@@ -274,12 +278,13 @@ class Batch:
 
     def _sized_units(self, max_tokens: int) -> Iterator[tuple[int, list[int]]]:
         lengths, groups = self.lengths.tolist(), self.groups.tolist()
+        whole = self.paired or self.ranks is not None
         for unit in self.units():  # the sides of a pair may answer two prompts, where a credit re-pairs them
             shared = sum(len(self.prompts[r]) for r in {groups[r]: r for r in unit}.values())
             room, part = max_tokens - shared, list[int]()
             for row in unit:
                 used = sum(lengths[r] for r in part)
-                if part and not self.paired and used + lengths[row] > room:
+                if part and not whole and used + lengths[row] > room:
                     yield shared + used, part
                     part = []
                 part = [*part, row]
@@ -298,6 +303,7 @@ class Outputs:
     length_scores: Float[Tensor, " B"] | None = None  # a second head's, that may explain length
     head_overlap: Float[Tensor, ""] | None = None  # |w_quality . w_length| of the two heads
     process_logprobs: Float[Tensor, "B C"] | None = None  # of the implicit process reward model
+    sharp_logprobs: Float[Tensor, "B C"] | None = None  # at half the temperature, without gradient
     prompt_logprobs: Float[Tensor, " B"] | None = None  # of the prompt's tokens after its first, summed
     parameters: Mapping[str, Float[Tensor, ""]] | None = None  # learned numbers beside the network
 
@@ -307,6 +313,12 @@ class Outputs:
         if not isinstance(value, Tensor):
             raise ValueError(f"the outputs have no {name}; add it to the algorithm's needs")
         return value
+
+    def parameter(self, name: str) -> Tensor:
+        """Return a learned number, or raise when the algorithm did not declare that it needs parameters."""
+        if self.parameters is None or name not in self.parameters:
+            raise ValueError(f"the outputs have no parameter '{name}'; add it to the algorithm's needs")
+        return self.parameters[name]
 
     def rows(self, index: Int[Tensor, " K"], width: int) -> Outputs:
         """Return the selected rows of every field, the first `width` completion tokens of each."""

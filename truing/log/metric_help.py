@@ -62,6 +62,54 @@ METRICS: Mapping[str, str] = {
         "model's score. Rising with the margin is healthy."
     ),
     "rewards/rejected": "Mean reward of the rejected side, as rewards/chosen. Falls.",
+    "rewards/pair_accuracy": (
+        "Share [0-1] of a prompt's ranked pairs whose scores are in the right order, mean over prompts. 0.5 "
+        "is chance."
+    ),
+    "rewards/best_accuracy": (
+        "Share [0-1] of prompts whose highest score is that of a best completion. Chance is one over the "
+        "number of completions; this is what best-of-n buys."
+    ),
+    "rewards/spread": (
+        "Standard deviation of the scores of a prompt's completions, mean over prompts [score units]. Grows "
+        "from 0; without end, the model is too sure."
+    ),
+    "rewards/outcome_accuracy": (
+        "Share [0-1] of pairs whose most likely outcome (win, loss or tie) is the labelled one. A third is "
+        "chance."
+    ),
+    "rewards/tie_share": "Share [0-1] of the step's pairs that are labelled as ties.",
+    "rewards/tie_share_predicted": (
+        "Mean probability of a tie. Nears rewards/tie_share; far from it the tie parameter does not fit."
+    ),
+    "rewards/tie_width": (
+        "The tie parameter: Rao-Kupper's theta, 1 for no ties, or Davidson's nu, 0 for none. Settles within "
+        "an epoch."
+    ),
+    "rewards/label_accuracy": (
+        "Share [0-1] of completions, or of steps, whose score is on the right side of probability 1/2. "
+        "Compare the share of the larger class: rewards/good_share, or 1 less that."
+    ),
+    "rewards/brier": (
+        "Mean squared error of the probability that the score stands for. 0.25 is a coin; falls, and a rise "
+        "beside a rising accuracy means overconfidence."
+    ),
+    "rewards/good_share": (
+        "Share [0-1] of completions or steps that are labelled right. Steady; near 0 or 1 there is little to "
+        "learn from: balance the data."
+    ),
+    "rewards/saturated_share": (
+        "Share [0-1] of completions whose outcome has a probability above 0.95 or below 0.05 and that hardly "
+        "train any more. At the start above 0, beta is too large."
+    ),
+    "rewards/weight_square_mean": (
+        "Mean square of the pairs' weights, whose mean is 1. 1 is uniform; at w the batch counts as N/w "
+        "pairs: above 4 lower tau or budget."
+    ),
+    "reward/member_std": (
+        "Standard deviation over the ensemble's members of a completion's score, mean over completions. "
+        "Rising, the policy leaves what the reward models know: stop, or penalise it."
+    ),
     "rewards/residual": (
         "Mean margin of the log-ratios less IPO's target (2p - 1)/(2 tau) [nats]. Starts at minus the target "
         "and nears 0; above 0 the pairs are pushed past it."
@@ -198,6 +246,25 @@ METRICS: Mapping[str, str] = {
         "DPO loss times the pairs' weights: ln 2 times rewards/weight_mean at the start. Falls; compare it "
         "only between steps of like weight."
     ),
+    "loss/plackett_luce": (
+        "Negative log-probability of a prompt's ranking [nats]; ln K! at the start. Falls."
+    ),
+    "loss/all_pairs": "Pairwise loss, mean over a prompt's pairs; ln 2 = 0.693 is chance. Falls.",
+    "loss/thurstone": "Probit loss; ln 2 = 0.693 is chance. Spikes come from single pairs ranked far wrongly.",
+    "loss/rao_kupper": "Loss over win, loss and tie [nats]; about 1.1 at the start. Falls.",
+    "loss/davidson": "Loss over win, loss and tie [nats]; about 1.1 at the start. Falls.",
+    "loss/outcome": "Cross-entropy of the score with the label; ln 2 = 0.693 is a coin. Falls.",
+    "loss/steps": "Cross-entropy at the ends of steps; ln 2 = 0.693 is a coin. Falls.",
+    "loss/implicit_process": (
+        "Cross-entropy of the summed implicit rewards with the label; ln 2 = 0.693 at the start. Falls "
+        "slowly; near 0 at once, beta is too large."
+    ),
+    "loss/mars": "Pairwise loss under the margin's weights. Above loss/bradley_terry, for hard pairs count more.",
+    "loss/length": (
+        "ODIN's |corr(quality, length)| - corr(length head, length), in [-1, 2]. Falls towards -1: quality "
+        "knows nothing of length, and the other head all."
+    ),
+    "loss/overlap": "|w_quality . w_length| of ODIN's two heads. Near 0.",
     "loss/bradley_terry": "Pairwise loss of the reward model; ln 2 = 0.693 is chance.",
     "loss/centering": "Square of the summed rewards of a pair, which keeps their mean near 0. Small.",
     "loss/replay": (
