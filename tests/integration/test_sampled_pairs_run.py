@@ -23,7 +23,7 @@ from truing.train.opponents import Opposed, make_opponent
 from truing.train.order import Order
 from truing.train.self_play import SelfPlay, last_turn
 from truing.train.stage import StageRun
-from truing.types import Completion, Row
+from truing.types import Completion, Message, Prompt, Rollout, Row
 
 VERIFIER = '''
 """Share of lower-case letters; "always" pays everyone the same."""
@@ -211,9 +211,6 @@ def test_opponents_follow_publish_as_they_should(tiny_model: Path) -> None:
 
 def test_opponents_log_probs_are_the_reference_s(tiny_model: Path) -> None:
     """Rows of the opponent bear its log-probs, rows of the policy theirs."""
-    from truing.train.scoring import Scorer
-    from truing.types import Message, Prompt, Rollout
-
     loaded = load_model(str(tiny_model))
     start = build_reference(
         "copy", loaded.model, start=loaded, dtype=torch.float32, max_tokens=512, temperature=1.0
@@ -223,11 +220,9 @@ def test_opponents_log_probs_are_the_reference_s(tiny_model: Path) -> None:
     )
     sampler = HFSampler(moved(loaded.model), loaded.tokenizer, dtype=torch.float32)
 
-    class LengthScorer(Scorer):
-        def __call__(self, prompts: Any, prompt_tokens: Any, completions: Any, groups: Any) -> list[Rollout]:
-            rows = zip(prompts, prompt_tokens, completions, groups, strict=True)
-            rewards = [float(sum(c.tokens)) for c in completions]
-            return [Rollout(*row, {}, r) for row, r in zip(rows, rewards, strict=True)]
+    def score(prompts: Any, prompt_tokens: Any, completions: Any, groups: Any) -> list[Rollout]:
+        rows = zip(prompts, prompt_tokens, completions, groups, strict=True)
+        return [Rollout(p, ids, c, g, {}, float(sum(c.tokens))) for p, ids, c, g in rows]
 
     collect = Opposed(
         prompts=[Prompt(str(i), (Message("user", "x"),)) for i in range(2)],
@@ -236,7 +231,7 @@ def test_opponents_log_probs_are_the_reference_s(tiny_model: Path) -> None:
         sampler=sampler,
         opponent=opponent,
         params=SamplingParams(max_tokens=5, stop_token_ids=(2,)),
-        scorer=LengthScorer([]),
+        scorer=score,  # type: ignore[arg-type]
         batch_size=2,
         group_size=3,
         seed=0,
