@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import toy
 
@@ -65,3 +67,17 @@ def test_kto_s_reference_point_starts_at_zero_and_moves():
     assert history[0]["kl/reference_point"] == 0
     assert history[-1]["kl/reference_point"] != 0
     assert history[-1]["rewards/desirable"] > 0 > history[-1]["rewards/undesirable"]
+
+
+def without_likelihood(algorithm):
+    def loss(outputs, batch, config):
+        return [t for t in algorithm.loss(outputs, batch, config) if t.name != "loss/nll"]
+
+    return replace(algorithm, loss=loss)
+
+
+@pytest.mark.parametrize("case", ["orpo", "cpo"])
+def test_the_preference_term_learns_without_the_likelihood_that_leads_it(case):
+    """Imitation of the chosen side alone ranks this task's pairs, so the methods' own term is tried alone."""
+    assert achieved(case, bug=without_likelihood) >= 0.95
+    assert achieved(case, bug=lambda a: toy.flipped_sign(without_likelihood(a))) < 0.5
