@@ -1,6 +1,6 @@
 """Nash-MD: policy gradient of the probability to beat a mixture of policy and reference.
 
-Munos et al. 2023, arXiv:2312.00886, section 7 (Nash-MD-PG): the opponent is the geometric mixture
+Munos et al. 2023, arXiv:2312.00886, as the policy gradient Nash-MD-PG: the opponent is the geometric mixture
 pi^(1-c) pi_ref^c, normalised token by token; the gradient is that of sum_t log pi(y_t) times
 beta log(pi/pi_ref)(y_t) - (P - 1/2), where P is the probability that y beats the mixture. The value of
 the loss means nothing, only its gradient does. Half of each group is drawn from the mixture; it is
@@ -105,4 +105,4 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
     ]  # fmt: skip
 
 
-ALGORITHM = Algorithm(source="arXiv:2312.00886 sec. 7", config=Config, loss=_loss, credit=_credit)
+ALGORITHM = Algorithm(source="arXiv:2312.00886 Nash-MD-PG", config=Config, loss=_loss, credit=_credit)

@@ -1,9 +1,9 @@
 """Online DPO: DPO on the best and the worst of fresh samples, L = -log sigmoid(beta d) for each pair.
 
-Guo et al. 2024 (OAIF), arXiv:2402.04792, eq. 1 inside Algorithm 1: two completions of the current policy
+Guo et al. 2024 (OAIF), arXiv:2402.04792, Algorithm 1 with DPO's loss: two completions of the current policy
 are compared by a scorer or a judge, and the pair is used once. d = log pi/pi_ref of the chosen
-completion minus that of the rejected one, against the fixed reference policy. loss = "ipo" is that
-paper's second loss, (d - 1/(2 beta))^2 with summed log-ratios (Azar et al. 2023, arXiv:2310.12036, eq. 17).
+completion minus that of the rejected one, against the fixed reference policy. loss = "ipo" is its
+second loss, (d - 1/(2 beta))^2 with summed log-ratios (Azar et al. 2023, arXiv:2310.12036, eq. 17).
 
 Differs from the paper: where a group has more than two completions, its best meets its worst. A tie
 gives no pair; ties = "first" takes the first completion as the chosen one, which is what TRL does.
@@ -76,4 +76,4 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
     ]
 
 
-ALGORITHM = Algorithm(source="arXiv:2402.04792 eq. 1", config=Config, loss=_loss, credit=_credit)
+ALGORITHM = Algorithm(source="arXiv:2402.04792 alg. 1", config=Config, loss=_loss, credit=_credit)

@@ -6,7 +6,10 @@ also what is called rejection sampling fine-tuning: only completions that earn a
 
 Without min_reward a group of ties keeps its first completion: its gradient is 0 on average and noise
 otherwise, so set min_reward where the reward is 0 or 1. The best of n has KL log n - (n-1)/n at most to
-the policy that was sampled (Beirami et al. 2024, arXiv:2401.01879): a round cannot move further than that.
+the policy that was sampled (Beirami et al. 2024, arXiv:2401.01879).
+
+Differs from the paper: one step of the training loop is a round, and the optimizer goes on from one to
+the next.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ the mean over the other completions of the group of sigmoid(r_i - r_j), or of wi
 (preference = "wins", for verifiable rewards); theirs counts the completion itself among its rivals.
 As in the authors' code, the best and the worst of a group are trained and the loss is their mean; TRL's
 "sppo_hard" takes P as 1 and 0 and adds the two, which is twice this loss with groups of 2 and wins.
-Losses of 1e5 are normal: (eta / 2)^2 at the start, so max_grad_norm sets the size of a step.
+Losses of 1e5 are normal, up to (eta / 2)^2 at the start, so max_grad_norm sets the size of a step.
 """
 
 from __future__ import annotations

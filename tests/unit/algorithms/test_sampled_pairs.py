@@ -133,7 +133,7 @@ def test_a_batch_larger_than_its_scores_leaves_no_empty_groups():
 
 
 def test_rebel_is_solved_by_the_exponential_tilt():
-    """pi = pi_old exp(eta r) / Z has d = eta (r_1 - r_2), so every pair's loss is 0 (arXiv:2404.16767, eq. 3)."""
+    """pi = pi_old exp(eta r) / Z has d = eta (r_1 - r_2), so every pair's loss is 0."""
     generator = torch.Generator().manual_seed(0)
     old = torch.randn(5, generator=generator).double().log_softmax(0)
     rewards, eta = torch.randn(5, generator=generator).double(), 0.7
