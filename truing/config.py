@@ -66,8 +66,8 @@ class Options(Strict):
         """Return what it reads of Outputs and of an annotated Batch.
 
         Of Outputs: logprobs, prompt_logprobs, entropy, values, scores, token_scores, length_scores,
-        process_logprobs, parameters. Of the Batch: old_logprobs, ref_logprobs, old_scores, reference_point,
-        baselines, and labels, where pairs may be less than certain.
+        process_logprobs, sharp_logprobs, parameters. Of the Batch: old_logprobs, ref_logprobs, old_scores,
+        reference_point, baselines, and labels, where a pair may be less than certain.
         """
         return frozenset({"logprobs"})
 

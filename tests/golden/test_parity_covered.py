@@ -8,15 +8,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LATER = {
-    # other reward models
-    "rm": (
-        "plackett_luce best_of_k_softmax all_pairs_k_choose_2 thurstone_sigma1 "
-        "thurstone_case5_sqrt2 thurstone_stability rao_kupper davidson orm_bce prm_bce "
-        "prm_two_class_ce mc_step_labels prm800k_labels ensemble odin "
-        "mars_weights_tau1 mars_weights_tau5 normalise processbench_f1"
-    ),
-    # other losses of the DPO family
-    "dpo": "wpo",
     # other advantages
     "reward": "repetition_penalty",
     "judge": "order_swap",

@@ -65,6 +65,19 @@ def test_value_and_gradient(parity, drive, make_batch, id, name, options):
     golden.check(grad, golden.expected["grad"]["per_token_logps"])
 
 
+@pytest.mark.parametrize("max_weight", [0.0, 1.0])
+def test_wpo_weighs_pairs(parity, drive, make_batch, max_weight):
+    """log sum p^2 = 2 log p - log p at half the temperature; no pair of the fixture weighs more than 1."""
+    golden = parity["dpo.wpo"]
+    logprobs, mask = golden.inputs["per_token_logps"], golden.inputs["completion_mask"][:, 1:]
+    sharp = 2 * logprobs - golden.inputs["log_sum_sq_probs"]
+    batch = make_batch(mask, paired=True, ref_logprobs=golden.inputs["ref_per_token_logps"])
+    got = drive("wpo", batch, {"max_weight": max_weight}, logprobs=logprobs, sharp_logprobs=sharp)
+    golden.check(got.loss, golden.expected["loss"])
+    golden.check(got.grad["logprobs"], golden.expected["grad"]["per_token_logps"])
+    assert got.grad["sharp_logprobs"] is None
+
+
 def test_the_likelihood_term_alone(parity, drive, make_batch):
     golden = parity["dpo.sft_term"]
     got, _ = drive_pairs(golden, drive, make_batch, "rpo", nll_reduction="token_mean")

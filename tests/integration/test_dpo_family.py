@@ -86,3 +86,11 @@ def test_peer_19_the_shift_of_bco_is_resumed(
     resumed = pipeline.resume(next((tmp_path / "b" / "runs").iterdir()), quiet=True).metrics
     assert [m["rewards/shift"] for m in resumed] == [m["rewards/shift"] for m in whole]
     assert whole[-1]["rewards/shift"] != 0
+
+
+def test_the_learner_gives_wpo_its_weights(tmp_path: Path, tiny_model: Path) -> None:
+    """Under a nearly uniform policy every token has the average probability, and a pair weighs nearly 1."""
+    metrics = run(tmp_path, tiny_model, "wpo", pairs_file(tmp_path)).metrics
+    assert metrics[0]["rewards/weight_mean"] == pytest.approx(1.0, abs=0.1)
+    assert metrics[0]["loss/wpo"] == pytest.approx(0.6931 * metrics[0]["rewards/weight_mean"], rel=1e-3)
+    assert metrics[-1]["rewards/margin"] > 0

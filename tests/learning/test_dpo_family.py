@@ -25,6 +25,7 @@ METHODS = {
     "aot": {},
     "discopop": {"tau": 0.2},  # at the paper's 0.05 the first gradient points the other way, see below
     "ld_dpo": {},
+    "wpo": {},
 }
 VARIANTS = [  # name, options, what is enough
     ("ipo", {"reduction": "token_mean"}, ENOUGH),

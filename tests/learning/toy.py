@@ -62,6 +62,9 @@ class Learner:
             logprobs = self.policy(prompts, batch.completions)[:, :-1].log_softmax(-1)
             found["logprobs"] = logprobs.gather(-1, batch.completions[..., None])[..., 0]
             found["entropy"] = -(logprobs.exp() * logprobs).sum(-1)
+        if "sharp_logprobs" in needs:
+            sharp = (2 * logprobs.detach()).log_softmax(-1)
+            found["sharp_logprobs"] = sharp.gather(-1, batch.completions[..., None])[..., 0]
         if "process_logprobs" in needs:
             process = self.process(prompts, batch.completions)[:, :-1].log_softmax(-1)
             found["process_logprobs"] = process.gather(-1, batch.completions[..., None])[..., 0]

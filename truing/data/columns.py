@@ -29,7 +29,8 @@ _SYNONYMS = {
 _LAYOUTS = {
     "demonstrations": "messages (the last turn the assistant's), prompt + completion, "
     "conversations (from, value), or instruction + output",
-    "pairs": "prompt + chosen + rejected, or whole conversations in chosen and rejected",
+    "pairs": "prompt + chosen + rejected, or whole conversations in chosen and rejected; if wanted, margin "
+    "and preference (the probability that chosen is better)",
     "unpaired": "prompt + completion or messages, and one of label, rating (from 0 for bad to 1 for good) "
     "or thumbs (up, down)",
     "prompts": "prompt or messages (the last turn the user's), and answer or reference where a verifier "
@@ -39,7 +40,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True, slots=True)
 class PairColumns:
-    """A preference as messages: a shared start, the two ends, how much better the chosen one is, how surely."""
+    """A preference as messages: a shared start, the two ends, how much better one is, how surely."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -121,8 +122,8 @@ def _preference(row: SourceRow) -> float:
         return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise DataError(
-            f"{row.where}: 'preference' is {value!r}; right would be the probability that 'chosen' is better, "
-            "a number from 0 to 1 (0.5 for a tie)"
+            f"{row.where}: 'preference' is {value!r}; right would be the probability that 'chosen' is "
+            "better, a number from 0 to 1 (0.5 for a tie)"
         )
     return float(value)
 

@@ -250,7 +250,7 @@ METRICS: Mapping[str, str] = {
         "Negative log-probability of a prompt's ranking [nats]; ln K! at the start. Falls."
     ),
     "loss/all_pairs": "Pairwise loss, mean over a prompt's pairs; ln 2 = 0.693 is chance. Falls.",
-    "loss/thurstone": "Probit loss; ln 2 = 0.693 is chance. Spikes come from single pairs ranked far wrongly.",
+    "loss/thurstone": "Probit loss; ln 2 = 0.693 is chance. A spike is a pair ranked far wrongly.",
     "loss/rao_kupper": "Loss over win, loss and tie [nats]; about 1.1 at the start. Falls.",
     "loss/davidson": "Loss over win, loss and tie [nats]; about 1.1 at the start. Falls.",
     "loss/outcome": "Cross-entropy of the score with the label; ln 2 = 0.693 is a coin. Falls.",
@@ -259,7 +259,7 @@ METRICS: Mapping[str, str] = {
         "Cross-entropy of the summed implicit rewards with the label; ln 2 = 0.693 at the start. Falls "
         "slowly; near 0 at once, beta is too large."
     ),
-    "loss/mars": "Pairwise loss under the margin's weights. Above loss/bradley_terry, for hard pairs count more.",
+    "loss/mars": "Weighted pairwise loss. Above loss/bradley_terry, for hard pairs count more.",
     "loss/length": (
         "ODIN's |corr(quality, length)| - corr(length head, length), in [-1, 2]. Falls towards -1: quality "
         "knows nothing of length, and the other head all."
@@ -350,6 +350,29 @@ METRICS: Mapping[str, str] = {
         "Mean |log pi - log pi_old| of a completion [nats]. 0 on the first update of a batch; far below "
         "eta/2, for gradient clipping sets the step."
     ),
+    "policy/return_mean": (
+        "Mean return [reward units], the KL penalty taken off, over trained tokens. Rises; the running baseline "
+        "follows it."
+    ),
+    "policy/greedy_reward_mean": (
+        "Mean reward of the greedy completions, the baseline. Rises; well above reward/mean the sampler's "
+        "temperature costs reward."
+    ),
+    "policy/phi_mean": (
+        "Mean weight phi of a trained token's completion. 1 on the first update of a batch; near 0 later, the "
+        "policy has moved too far for this batch to teach."
+    ),
+    "kl/teacher_mean": (
+        "Reverse KL of the student from the teacher [nats per token]: mean of log-prob minus the teacher's. Falls "
+        "towards 0; where it stops, the student's size or the prompts set the limit."
+    ),
+    "rollout/greedy_mean_tokens": (
+        "Mean length of the greedy completions drawn for baselines [tokens]: what they cost beside the rollouts."
+    ),
+    "rollout/unscored_baseline_share": (
+        "Share [0-1] of rollouts whose prompt's greedy completion could not be scored; they are not trained. "
+        "Near 0."
+    ),
     "policy/kl_coef": "The KL coefficient now. Constant unless the controller adapts it.",
     "value/clip_fraction": "Share [0-1] of tokens whose value loss is the clipped one. Below 0.2.",
     "value/error_square_mean": (
@@ -364,7 +387,16 @@ METRICS: Mapping[str, str] = {
     ),
     "mismatch/kl": "KL of the learner from the sampler on the sampled tokens, k3 [nats per token]. Near 0.",
     "mismatch/weight_mean": (
-        "Mean weight min(exp(old - sampler log-prob), cap) that corrects the mismatch. Near 1."
+        "Mean weight exp(old - sampler log-prob), within its cap, that corrects the mismatch. Near 1; far below "
+        "1 under a mask, most tokens are dropped: raise mismatch_cap, or take the token level."
+    ),
+    "mismatch/weight_bounded_share": (
+        "Share [0-1] of trained tokens whose weight the cap cuts or drops. Near 0; above 0.1 the sampler is too "
+        "far from the learner."
+    ),
+    "mismatch/far_token_share": (
+        "Share [0-1] of trained tokens in bad completions left out because the policy has moved away (max_gap). "
+        "Near 0; above 0.1 rollouts are too stale."
     ),
     "train/grad_norm": (
         "Gradient norm before clipping. Steady within a factor of ten; spikes foretell divergence."

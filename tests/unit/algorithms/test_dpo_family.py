@@ -17,6 +17,7 @@ from truing.algorithms.exo import exo_loss
 from truing.algorithms.f_dpo import f_prime
 from truing.algorithms.ld_dpo import tail_weights
 from truing.algorithms.nca import nca_loss
+from truing.algorithms.wpo import pair_weights
 from truing.types import Batch, Outputs
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
@@ -156,6 +157,24 @@ def test_the_chosen_token_mean_is_over_the_chosen_side_only():
     found, _ = run("rpo", batch, logprobs)
     each = [-row[on].mean().item() for row, on in zip(logprobs[:2], MASK[:2], strict=True)]
     assert found["loss/nll"] == pytest.approx(sum(each) / 2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_half_the_temperature_gives_the_sum_of_squares(temperature):
+    """log sum_v p_v^2 = 2 log p(y) - log p'(y), whatever y is: WPO's weight without the logits."""
+    logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(0)).double() * 3
+    logprobs, sharp = ((logits / t).log_softmax(-1) for t in (temperature, temperature / 2))
+    expected = logprobs.exp().square().sum(-1, keepdim=True).log()
+    torch.testing.assert_close(2 * logprobs - sharp, expected.expand_as(logprobs))
+
+
+def test_wpo_weighs_a_pair_like_those_that_the_policy_writes_by_one():
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    uniform = torch.full((2, 3), -math.log(7))  # every token has the average probability, sharp or not
+    assert pair_weights(uniform, uniform, mask, max_weight=0.0).tolist() == [1.0]
+    likely = pair_weights(uniform, uniform + 1, mask, max_weight=0.0)
+    assert likely.item() == pytest.approx(math.exp(2))
+    assert pair_weights(uniform, uniform + 1, mask, max_weight=1.0).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("variant", ["paired", "unpaired"])
