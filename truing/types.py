@@ -106,7 +106,8 @@ class Rollout:
     verdicts: Mapping[str, Verdict]
     reward: float | None  # None when any needed verdict is not "scored": the row is not trained
     turns: tuple[Turn, ...] = ()  # of a conversation; without any, the completion is one turn
-    facts: Mapping[str, float] = field(default_factory=dict)  # what an environment counted, by metric name
+    facts: Mapping[str, float] = field(default_factory=dict)  # what was counted beside it, by metric name
+    baseline: float | None = None  # reward of the prompt's greedy completion, where one was drawn
 
 
 @dataclass(frozen=True, slots=True)

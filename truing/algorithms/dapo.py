@@ -67,7 +67,10 @@ class Config(Options):
     @model_validator(mode="after")
     def _ramp_fits(self) -> Config:
         if self.overlong_cache > self.max_tokens:
-            raise ValueError(f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}")
+            raise ValueError(
+                f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}: a fifth of it is "
+                "common, and 0 is no penalty"
+            )
         return self
 
     def sampler_max_tokens(self) -> int | None:

@@ -29,7 +29,7 @@ from truing.algorithms._policy import (
 )
 from truing.config import DataKind, EntropyCoef, KlRewardCoef, Mismatch, MismatchCap, Options
 from truing.math.advantages import returns_to_go, token_rewards
-from truing.math.reduce import seq_mean_token_sum
+from truing.math.reduce import masked, seq_mean_token_mean, seq_mean_token_sum
 from truing.types import Algorithm, Batch, Outputs, Term
 
 
@@ -70,6 +70,8 @@ def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
         mismatch_cap=config.mismatch_cap or None,
         entropy_coef=config.entropy_coef,
     )
+    greedy = masked(batch.require("baselines")[:, None].expand(batch.mask.shape), batch.mask)
+    terms.append(Term("policy/greedy_reward_mean", *seq_mean_token_mean(greedy, batch.mask), 0.0))
     return [*terms, reference_kl_term(outputs, batch)] if config.kl_coef else terms
 
 

@@ -30,6 +30,7 @@ class Method:
     max_tokens: int | None = None  # that the sampler must have
     self_play: bool = False
     rewarded: bool = True
+    reference_required: bool = False
 
     @property
     def name(self) -> str:
@@ -130,6 +131,11 @@ def _online(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
 
 def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
     kind = values.get("reference")
+    if method.reference_required and kind in (None, "copy", "base", "cache"):
+        said = f"'{kind}' is the policy itself" if kind else "no model is named"
+        what = f"{method.name} learns from the reference, its teacher, and {said}"
+        yield Complaint(("reference",), what, "a folder, a hub id or stage:NAME, with the same vocabulary")
+        return
     if kind == "base" and at(values, ("learner", "lora")) is None:
         right = "add a [learner.lora] table, or use reference = 'copy'"
         yield Complaint(("reference",), "'base' is the model with its LoRA off, and there is no LoRA", right)
@@ -161,6 +167,9 @@ def _turns(stage: Stage, method: Method) -> Iterator[Complaint]:
             what = f"a conversation of {environment.max_tokens} tokens has no room for one turn"
             right = f"at least sampler.max_tokens, {stage.sampler.max_tokens}, for each turn and its reply"
             yield Complaint(("environment", "max_tokens"), what, right)
+    if environment is not None and "baselines" in (method.needs or ()):
+        what = f"{method.name} compares with a greedy completion of the prompt and plays no conversations"
+        yield Complaint(("environment",), what, "remove it, or choose a method such as grpo")
     if method.data != "prompts" or method.needs is None or "turn_rewards" not in method.needs:
         return
     right = 'an environment that judges every turn, such as environment.name = "self_correct"'
@@ -188,9 +197,8 @@ def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:
     limited = stage.environment or stage.sampler  # what limits a whole completion
     if limited is not None and method.max_tokens not in (None, limited.max_tokens):
         given = limited.max_tokens
-        what = f"{method.max_tokens} is not the sampler's limit of {given}, so nothing would be overlong"
-        right = f"options = {{ max_tokens = {given}, overlong_cache = {max(given // 5, 1)} }}"
-        yield Complaint(("options", "max_tokens"), what, f"{right}, or overlong_cache = 0 for no penalty")
+        what = f"{method.max_tokens} is not the sampler's limit of {given}, from which {method.name} counts"
+        yield Complaint(("options", "max_tokens"), what, f"options.max_tokens = {given}")
     rows = stage.batch_size * group_size
     if stage.learner.num_minibatches > rows:
         what = f"{stage.learner.num_minibatches} minibatches of a batch of {rows} rows would be empty"

@@ -56,7 +56,10 @@ def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
     made = None if found else config(**options)
     needs = None if made is None else made.needs()
     limit = None if made is None else made.sampler_max_tokens()
-    method = Method(name, config.data, needs, config.min_group_size, limit, config.self_play, config.rewarded)
+    method = Method(
+        name, config.data, needs, config.min_group_size, limit, config.self_play, config.rewarded,
+        config.reference_required,
+    )  # fmt: skip
     return method, [problem for problem, _ in found]
 
 

@@ -91,6 +91,9 @@ def batch_of_rollouts(rollouts: Sequence[Rollout]) -> Batch:
     kept = [r for r in rollouts if r.reward is not None]
     tokens = [r.completion.tokens for r in kept]
     batch = _whole_completions(kept, tokens)
+    baselines = [r.baseline for r in kept if r.baseline is not None]
+    if baselines:
+        batch = replace(batch, baselines=torch.tensor(baselines, dtype=torch.float32))
     return _with_turns(batch, kept) if any(r.turns for r in kept) else batch
 
 

@@ -209,6 +209,7 @@ def _collector(
         max_resamples=max_resamples,
         keeps=keeps,
         conversations=_conversations(stage.environment, start, sampler, scorer),
+        greedy="baselines" in config.needs(),
     )
 
 

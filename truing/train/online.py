@@ -43,6 +43,7 @@ class Online:
     max_resamples: int = 0  # 0: every group is trained
     keeps: Callable[[Sequence[float]], bool] = has_spread  # whether a group with these rewards is trained
     conversations: Conversations | None = None  # with an environment; else one completion is all
+    greedy: bool = False  # also draw the greedy completion of each prompt; its reward is the baseline
 
     def __call__(self, step: int) -> Collected:
         """Return the rollouts of `batch_size` prompts.
@@ -63,6 +64,8 @@ class Online:
         require_scored(step, rollouts)
         metrics = rollout_metrics(every, self.params.max_tokens)
         metrics["rollout/kept_group_share"] = len(groups) / drawn
+        if not self.scorer.terms and self.scorer.score is None:  # nobody says how good they are
+            metrics = {name: x for name, x in metrics.items() if not name.startswith("reward/")}
         return Collected(batch_of_rollouts(rollouts), every, metrics)
 
     def _groups(self, step: int, attempt: int, count: int, first_group: int) -> list[list[Rollout]]:
@@ -82,7 +85,35 @@ class Online:
             [completion for group in completions for completion in group],
             [first_group + place for place in places],
         )
+        if self.greedy:
+            rollouts = self._beside_greedy(rollouts, index, ids, params, first_group)
         return [rollouts[i : i + self.group_size] for i in range(0, len(rollouts), self.group_size)]
+
+    def _beside_greedy(
+        self,
+        rollouts: Sequence[Rollout],
+        index: Sequence[int],
+        ids: Sequence[tuple[int, ...]],
+        params: SamplingParams,
+        first_group: int,
+    ) -> list[Rollout]:
+        """Give each rollout the reward of its prompt's greedy completion, drawn and scored like the others.
+
+        Where that one has none there is no baseline, and the rollouts of the prompt count as unscored.
+        """
+        drawn = self.sampler.generate(ids, replace(params, temperature=0.0))
+        numbers = range(first_group, first_group + len(ids))
+        greedy = self.scorer([self.prompts[i] for i in index], ids, [c for c, in drawn], numbers)
+        found = list[Rollout]()
+        for r in rollouts:
+            best = greedy[r.group - first_group]
+            facts = {
+                "rollout/greedy_mean_tokens": float(len(best.completion.tokens)),
+                "rollout/unscored_baseline_share": float(best.reward is None),
+            }
+            reward = None if best.reward is None else r.reward
+            found.append(replace(r, reward=reward, baseline=best.reward, facts={**r.facts, **facts}))
+        return found
 
 
 def _rewards(group: Sequence[Rollout]) -> list[float]:
