@@ -128,6 +128,28 @@ def test_peer_26_a_step_of_nothing_but_ties_trains_nothing(
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_the_opponent_is_the_reference_that_the_recipe_names(tmp_path: Path, tiny_model: Path) -> None:
+    """A name that is the start model's own gives the run that the default copy gives."""
+    named = run(tmp_path, stage("xpo", tiny_model, tmp_path, reference=str(tiny_model)))
+    copied = run(tmp_path, stage("xpo", tiny_model, tmp_path))
+    for one, two in zip(named.metrics, copied.metrics, strict=True):
+        assert one["reward/opponent_mean"] == two["reward/opponent_mean"]
+        assert one["loss/dpo"] == pytest.approx(two["loss/dpo"], rel=1e-4)
+
+
+def test_an_adapter_s_opponent_is_its_base(tmp_path: Path, tiny_model: Path) -> None:
+    learner = {"learning_rate": 1e-2, "lora": {"rank": 2}}
+    made = run(tmp_path, stage("nash_md", tiny_model, tmp_path, learner=learner))
+    assert all(m["mismatch/logprob_gap_mean"] < 0.01 for m in made.metrics)
+    assert made.metrics[0]["policy/ref_kl_per_sequence"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_an_opponent_plays_no_conversations(tmp_path: Path, tiny_model: Path) -> None:
+    table = {"name": "self_correct", "max_tokens": 64}
+    with pytest.raises(ConfigError, match="plays no conversations"):
+        run(tmp_path, stage("xpo", tiny_model, tmp_path, environment=table))
+
+
 def test_spin_needs_a_sampler_and_no_reward(tmp_path: Path, tiny_model: Path) -> None:
     without = stage("spin", tiny_model, tmp_path)
     del without["sampler"]

@@ -83,10 +83,8 @@ def nash_md_loss(
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
-    rewards, theirs = (
-        penalised_rewards(batch, missing_eos_penalty=config.missing_eos_penalty),
-        batch.require("by_opponent"),
-    )
+    rewards = penalised_rewards(batch, missing_eos_penalty=config.missing_eos_penalty)
+    theirs = batch.require("by_opponent")
     wins = win_probabilities(rewards, scored_groups(batch), theirs, preference=config.preference)
     rows = (~theirs & ~wins.isnan()).nonzero().flatten().tolist()
     return selected(replace(batch, labels=wins.nan_to_num(nan=0.5)), rows)

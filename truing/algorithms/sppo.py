@@ -75,11 +75,10 @@ def _credit(batch: Batch, config: Config) -> Batch:
     rewards = penalised_rewards(batch, missing_eos_penalty=config.missing_eos_penalty)
     groups, everyone = scored_groups(batch), torch.ones_like(batch.lengths, dtype=torch.bool)
     wins = win_probabilities(rewards, groups, everyone, preference=config.preference)
-    best, worst = best_and_worst(rewards, groups)
-    with_spread = set(best)
+    best, worst = best_and_worst(rewards, groups)  # of the groups that are no tie
     rows = [*best, *worst]
     if config.completions == "all":
-        rows = [row for group in groups if with_spread & set(group) for row in group]
+        rows = [row for group in groups if set(best) & set(group) for row in group]
     return selected(replace(batch, labels=wins.nan_to_num(nan=0.5)), sorted(rows))
 
 
