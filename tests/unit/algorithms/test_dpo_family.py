@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -210,3 +211,51 @@ def test_a_pair_of_two_prompts_counts_both_in_the_budget():
     assert one_prompt == [4]  # two pairs of 3 + 2 + 2 tokens
     assert [len(part) for part in repaired.split(max_tokens=14)] == [2, 2]  # of 3 + 3 + 2 + 2
     assert aot.config().needs() >= {"old_logprobs"}
+
+
+FORMS = [  # beside the defaults, which the contract tests
+    ("dpo", {"use_labels": True, "label_smoothing": 0.1}),
+    ("ipo", {"use_labels": True}),
+    ("ipo", {"reduction": "token_mean"}),
+    ("rpo", {"nll_reduction": "token_mean"}),
+    ("f_dpo", {"divergence": "forward_kl"}),
+    ("f_dpo", {"divergence": "alpha", "alpha": 0.9}),
+    ("apo", {"variant": "down"}),
+    ("aot", {"variant": "unpaired", "label_smoothing": 0.1}),
+    ("discopop", {"tau": 1.0, "beta": 2.0}),
+    ("ld_dpo", {"alpha": 0.0}),
+    ("bco", {"reward_shift": -2.0}),
+    ("exo", {"label_smoothing": 1e-6}),
+]
+forms = pytest.mark.parametrize(("name", "options"), FORMS, ids=[f"{n}-{o}" for n, o in FORMS])
+LABELS = torch.tensor([0.2, 0.9] * 2).double()
+
+
+@forms
+@pytest.mark.parametrize("gap", [50.0, -50.0, 500.0, -500.0])
+def test_peer_15_every_form_is_finite_at_extreme_log_ratios(name, options, gap):
+    batch, logprobs = pairs(labels=LABELS)
+    shift = gap * torch.tensor(
+        [[1.0], [-1.0], [1.0], [1.0]]
+    )  # both sides of the second pair, one of the first
+    for dtype in (torch.float32, torch.float64):
+        cast = {k: getattr(batch, k).to(dtype) for k in ("ref_logprobs", "old_logprobs", "labels")}
+        terms, grad = run(name, replace(batch, **cast), (logprobs + shift).to(dtype), **options)
+        assert all(math.isfinite(v) for v in terms.values()), terms
+        assert grad.isfinite().all()
+
+
+@forms
+def test_peer_01_every_form_has_one_gradient_for_every_split(name, options):
+    mask = torch.ones(8, 4, dtype=torch.bool).tril(2)
+    batch, logprobs = pairs(mask, labels=LABELS.repeat(2))
+    algorithm = plugins.load("algorithms", name).ALGORITHM
+    config = algorithm.config(**options)
+    expected, batch = run(name, batch, logprobs, **options)[1], algorithm.credit(batch, config)
+    for max_tokens in (1, 20, 30):
+        leaf, count = logprobs.clone().requires_grad_(), batch.count()
+        for part in batch.split(max_tokens):
+            rows = torch.tensor([int(u) for u in part.uids])
+            terms = algorithm.loss(Outputs(leaf[rows, : part.mask.shape[1]]), part, config)
+            sum(t.weight * t.total / count[t.unit] for t in terms).backward()
+        torch.testing.assert_close(leaf.grad, expected)
