@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truing.commands import chat, compare, doctor, plugins, runs, train
+from truing.commands import chat, compare, doctor, plugins, runs, train, verify
 
 app = typer.Typer(
     name="truing",
@@ -46,6 +46,7 @@ app.command("resume")(train.resume)
 app.command("runs")(runs.runs)
 app.command("compare")(compare.compare)
 app.command("scaling")(compare.scaling)
+app.command("verify")(verify.verify)
 app.command("chat")(chat.chat)
 app.command("list")(plugins.list_plugins)
 app.command("doctor")(doctor.doctor)

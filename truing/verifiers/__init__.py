@@ -1,4 +1,7 @@
-"""One file each verifier: `Config`, `verify(completion, reference, config) -> Verdict`, `EXAMPLES`."""
+"""One file each verifier: `Config`, `verify(completion, reference, config) -> Verdict`, `EXAMPLES`.
+
+Where a reference says what is right, `gold(reference, config)` is a completion that must score 1.
+"""
 
 from __future__ import annotations
 

@@ -41,6 +41,17 @@ def search(request: dict[str, Any]) -> Reply:
     return _reply("scored", float(found), "matches" if found else "does not match the pattern")
 
 
+def score_reasoning(request: dict[str, Any]) -> Reply:
+    """Return whether reasoning-gym's scorer of the task gives an answer its full mark.
+
+    Partial marks are no marks: several scorers pay for the right prefix, or for listing answers.
+    """
+    from reasoning_gym import get_score_answer_fn
+
+    mark = get_score_answer_fn(request["name"])(answer=request["answer"], entry=request["entry"])
+    return _reply("scored", float(mark >= 1.0), f"the scorer of {request['name']} gives {mark:.2f}")
+
+
 def _parse(latex: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 
@@ -100,7 +111,11 @@ def _reply(status: str, value: float | None, evidence: str) -> Reply:
     return {"status": status, "value": value, "evidence": evidence}
 
 
-TASKS: dict[str, Callable[[dict[str, Any]], Reply]] = {"math": compare_math, "regex": search}
+TASKS: dict[str, Callable[[dict[str, Any]], Reply]] = {
+    "math": compare_math,
+    "regex": search,
+    "reasoning": score_reasoning,
+}
 
 
 def _answer(line: str) -> Reply:

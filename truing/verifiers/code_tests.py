@@ -93,6 +93,11 @@ def verify(completion: str, reference: Any, config: Config) -> Verdict:
     return replace(verdict, time_s=time.perf_counter() - start)
 
 
+def gold(reference: Any, config: Config) -> str:
+    """Return a completion that must score 1: the reference's `solution`, or its `canonical_solution`."""
+    return str(reference.get("solution") or reference.get("canonical_solution") or "")
+
+
 def program(completion: str) -> str:
     """Return the last fenced block of a completion, or all of it where there is none."""
     blocks = re.findall(r"```[a-zA-Z0-9]*[ \t]*\n(.*?)(?:\n```|\Z)", completion, re.DOTALL)

@@ -92,6 +92,11 @@ def verify(completion: str, reference: Any, config: Config) -> Verdict:
     return replace(verdict, time_s=time.perf_counter() - start)
 
 
+def gold(reference: Any, config: Config) -> str:
+    """Return a completion that must score 1."""
+    return f"\\boxed{{{_gold(reference) or ''}}}"
+
+
 def verify_many(
     completions: Sequence[str], references: Sequence[Any], config: Config | None = None
 ) -> list[Verdict]:
