@@ -95,6 +95,23 @@ def token_values(network: ScalarModel, batch: Batch, path: Path = "auto") -> Flo
     return _align(batch, reads, network(states[source.to(states.device)]))
 
 
+def token_scores(network: ScalarModel, batch: Batch, path: Path = "auto") -> Float[Tensor, "B C"]:
+    """Return the number read AT each completion token, once it is known; 0 past a row's end.
+
+    The last of a row is its `sequence_scores`.
+
+    Raises:
+        ModelError: path is "forest" and the family cannot run as one.
+    """
+    columns = torch.arange(batch.completions.shape[1], device=batch.lengths.device)
+    row, column = (columns < batch.lengths[:, None]).cpu().nonzero(as_tuple=True)
+    if not len(row):
+        return _zeros(batch)
+    reads = _Reads(row, column, _prompt_lengths(batch)[row] + column)
+    states, source = _states(backbone_of(network), batch, reads, path)
+    return _align(batch, reads, network(states[source.to(states.device)]))
+
+
 def sequence_scores(network: ScalarModel, batch: Batch, path: Path = "auto") -> Float[Tensor, " B"]:
     """Return the number read at each row's last completion token, found by its length.
 
@@ -104,21 +121,47 @@ def sequence_scores(network: ScalarModel, batch: Batch, path: Path = "auto") -> 
         DataError: a row has no token at all.
         ModelError: path is "forest" and the family cannot run as one.
     """
+    scores: Tensor = network(_last_states(network, batch, path))
+    return scores
+
+
+def both_scores(
+    network: ScalarModel, batch: Batch, path: Path = "auto"
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Return what `sequence_scores` returns, and what the length head reads there, of one forward pass.
+
+    Raises:
+        DataError: a row has no token at all.
+        ModelError: there is no length head, or path is "forest" and the family cannot run as one.
+    """
+    states = _last_states(network, batch, path)
+    return network(states), network.length_scores(states)
+
+
+def calibrated_scores(network: ScalarModel, batch: Batch, path: Path = "auto") -> Float[Tensor, " B"]:
+    """Return `sequence_scores` through the network's calibration, where it has one."""
+    scores = sequence_scores(network, batch, path)
+    return scores if network.calibration is None else network.calibration(scores, batch.lengths.to(scores))
+
+
+def _last_states(network: ScalarModel, batch: Batch, path: Path) -> Float[Tensor, "B H"]:
     lengths = batch.lengths.cpu()
-    position = torch.tensor([len(prompt) for prompt in batch.prompts]) + lengths - 1
+    position = _prompt_lengths(batch) + lengths - 1
     if (position < 0).any():
         raise DataError(f"row {int((position < 0).nonzero()[0])} of the batch has no tokens to score")
     rows = torch.arange(len(batch))
     states, source = _states(backbone_of(network), batch, _Reads(rows, lengths - 1, position), path)
-    scores: Tensor = network(states[source.to(states.device)])
-    return scores
+    return states[source.to(states.device)]
+
+
+def _prompt_lengths(batch: Batch) -> Int[Tensor, " B"]:
+    return torch.tensor([len(prompt) for prompt in batch.prompts])
 
 
 def _predictors(batch: Batch, selected: Tensor) -> _Reads:
     """Return where each selected completion token is predicted: one position before its own."""
     row, column = selected.cpu().nonzero(as_tuple=True)
-    prompt_lengths = torch.tensor([len(prompt) for prompt in batch.prompts])
-    position = prompt_lengths[row] + column - 1
+    position = _prompt_lengths(batch)[row] + column - 1
     if (position < 0).any():
         bad = int(row[position < 0][0])
         raise DataError(f"row {bad} has an empty prompt, so nothing predicts its first token")

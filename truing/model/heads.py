@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from truing.errors import ModelError
+from truing.math.scores import Calibration
 from truing.model.support import evaluating
 
 
@@ -21,27 +23,64 @@ class ScalarModel(nn.Module):
     Args:
         backbone: the causal model without its LM head; LoRA layers inside it stay.
         hidden_size: of the backbone.
+        length_head: whether a second head reads the same states, for what length explains.
+        numbers: names and start values of learned numbers beside the heads.
     """
 
-    def __init__(self, backbone: nn.Module, hidden_size: int):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hidden_size: int,
+        *,
+        length_head: bool = False,
+        numbers: Mapping[str, float] | None = None,
+    ):
         super().__init__()
         self.backbone = backbone
-        parameter = next(backbone.parameters())
-        self.head = nn.Linear(hidden_size, 1, dtype=torch.float32, device=parameter.device)
+        device = next(backbone.parameters()).device
+        self.head = nn.Linear(hidden_size, 1, dtype=torch.float32, device=device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.length_head: nn.Linear | None = None
+        if length_head:  # not from 0: two heads that begin alike would long stay alike
+            self.length_head = nn.Linear(hidden_size, 1, dtype=torch.float32, device=device)
+            nn.init.normal_(self.length_head.weight, std=1 / hidden_size)
+            nn.init.zeros_(self.length_head.bias)
+        starts = {name: torch.tensor(start, device=device) for name, start in (numbers or {}).items()}
+        self.numbers = nn.ParameterDict(starts)
+        self.calibration: Calibration | None = None
 
     @classmethod
-    def from_causal(cls, model: nn.Module) -> ScalarModel:
+    def from_causal(cls, model: nn.Module, **how: Any) -> ScalarModel:
         """Return a scalar model over the body of a causal model, which is shared, not copied."""
         backbone: Any = backbone_of(model)
-        return cls(backbone, backbone.config.get_text_config().hidden_size)
+        return cls(backbone, backbone.config.get_text_config().hidden_size, **how)
 
     def forward(self, hidden: Float[Tensor, "K H"]) -> Float[Tensor, " K"]:
         """Return head(hidden) in float32, also inside autocast."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            dtype = self.head.weight.dtype
-            return F.linear(hidden.to(dtype), self.head.weight, self.head.bias)[:, 0]
+        return _read(self.head, hidden)
+
+    def length_scores(self, hidden: Float[Tensor, "K H"]) -> Float[Tensor, " K"]:
+        """Return what the second head reads.
+
+        Raises:
+            ModelError: there is no second head.
+        """
+        return _read(self._length_head(), hidden)
+
+    def head_overlap(self) -> Float[Tensor, ""]:
+        """Return |w_quality . w_length| of the two heads."""
+        return (self.head.weight * self._length_head().weight).sum().abs()
+
+    def _length_head(self) -> nn.Linear:
+        if self.length_head is None:
+            raise ModelError("this network has no length head; build it with length_head=True")
+        return self.length_head
+
+
+def _read(head: nn.Linear, hidden: Float[Tensor, "K H"]) -> Float[Tensor, " K"]:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.to(head.weight.dtype), head.weight, head.bias)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)

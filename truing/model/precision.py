@@ -21,7 +21,7 @@ def kept_float32(model: nn.Module) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     kept = {name for name in names if asked.intersection(name.split("."))}
     if isinstance(model, ScalarModel):
-        kept |= {name for name in names if name.startswith("head.")}
+        kept |= {name for name in names if not name.startswith("backbone.")}
     return kept
 
 

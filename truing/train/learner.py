@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 
 from truing.config import LearnerConfig
 from truing.errors import CheckpointError, ConfigError, ModelError, NonFiniteError
-from truing.model.forward import policy_outputs, sequence_scores, token_values
+from truing.model.forward import (
+    both_scores,
+    policy_outputs,
+    sequence_scores,
+    token_scores,
+    token_values,
+)
 from truing.model.heads import ScalarModel, lm_head_of
 from truing.model.micro_batches import to_device
 from truing.model.noise import embedding_noise
@@ -93,7 +100,7 @@ class TorchLearner:
         self._num_summed = 0
 
     def forward(self, batch: Batch, needs: frozenset[str]) -> Outputs:
-        """Return logprobs, entropy, values and scores as far as `needs` names them, on the batch's device.
+        """Return what `needs` names of Outputs, on the batch's device.
 
         With gradient, unless called under torch.no_grad.
 
@@ -103,7 +110,7 @@ class TorchLearner:
         home, inputs = batch.mask.device, to_device(batch, self.device)
         sharp_logprobs = self._sharp_logprobs(inputs) if "sharp_logprobs" in needs else None
         self._training(torch.is_grad_enabled())
-        logprobs = entropy = values = scores = prompt_logprobs = process_logprobs = None
+        logprobs = entropy = values = prompt_logprobs = process_logprobs = None
         if "prompt_logprobs" in needs:
             policy = self._network("policy", "prompt_logprobs")
             logprobs, prompt_logprobs = prompt_outputs(policy, inputs, temperature=self._temperature)
@@ -118,17 +125,32 @@ class TorchLearner:
             process_logprobs, _ = policy_outputs(process, inputs, temperature=self._temperature)
         if "values" in needs:
             values = token_values(self._network("critic", "values"), inputs)
-        if "scores" in needs:
-            scores = sequence_scores(self._network("scorer", "scores"), inputs)
         found = {
-            "logprobs": logprobs, "entropy": entropy, "values": values, "scores": scores,
+            "logprobs": logprobs, "entropy": entropy, "values": values,
             "prompt_logprobs": prompt_logprobs, "process_logprobs": process_logprobs,
-            "sharp_logprobs": sharp_logprobs,
+            "sharp_logprobs": sharp_logprobs, **self._scores(inputs, needs),
         }  # fmt: skip
         outputs = Outputs(**{name: x.to(home) for name, x in found.items() if x is not None})
+        if "parameters" in needs:
+            numbers = self._network("scorer", "parameters").numbers
+            outputs = replace(outputs, parameters={name: x.to(home) for name, x in numbers.items()})
         if torch.is_grad_enabled():
             self._watch.outputs(batch, outputs)
         return outputs
+
+    def _scores(self, inputs: Batch, needs: frozenset[str]) -> dict[str, Tensor]:
+        """Return what the scorer says, as far as `needs` names it."""
+        found = dict[str, Tensor]()
+        if "length_scores" in needs:
+            network = self._network("scorer", "length_scores")
+            scores, length_scores = both_scores(network, inputs)
+            overlap = network.head_overlap()
+            found = {"scores": scores, "length_scores": length_scores, "head_overlap": overlap}
+        elif "scores" in needs:
+            found["scores"] = sequence_scores(self._network("scorer", "scores"), inputs)
+        if "token_scores" in needs:
+            found["token_scores"] = token_scores(self._network("scorer", "token_scores"), inputs)
+        return found
 
     def backward(self, loss: Tensor | float) -> None:
         """Add the gradient of one micro-batch's share of the loss, in float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +53,14 @@ class Networks:
             save_scalar(self.scorer, self.causal, self.start.tokenizer, folder)
 
 
-def make_networks(stage: Stage, start: Loaded, needs: frozenset[str]) -> Networks:
-    """Return the policy, the critic or the scorer, with adapters where the stage asks for them."""
+def make_networks(
+    stage: Stage, start: Loaded, needs: frozenset[str], numbers: Mapping[str, float] | None = None
+) -> Networks:
+    """Return the policy, the critic or the scorer, with adapters where the stage asks for them.
+
+    Args:
+        numbers: names and start values of what the scorer learns beside its heads.
+    """
     critic = None
     if "values" in needs:
         critic = ScalarModel.from_causal(_adapted(copy.deepcopy(start.model), stage))
@@ -61,7 +68,10 @@ def make_networks(stage: Stage, start: Loaded, needs: frozenset[str]) -> Network
     if "process_logprobs" in needs:
         process = _adapted(copy.deepcopy(start.model), stage)
     causal = _adapted(start.model, stage)
-    scorer = ScalarModel.from_causal(causal) if "scores" in needs else None
+    scorer = None
+    if needs & {"scores", "token_scores"}:
+        numbers = numbers if "parameters" in needs else None
+        scorer = ScalarModel.from_causal(causal, length_head="length_scores" in needs, numbers=numbers)
     return Networks(start, causal, critic, scorer, process)
 
 

@@ -85,6 +85,7 @@ class StageRun:
             wanted |= {"logprobs"}
         if "old_entropy" in needs:
             wanted |= {"entropy"}
+        wanted |= {n.removeprefix("old_") for n in ("old_scores", "old_length_scores") if n in needs}
         if wanted:
             outputs = in_micro_batches(
                 batch, self.micro_batch_tokens, lambda b: self.learner.forward(b, wanted)
@@ -95,6 +96,8 @@ class StageRun:
                 old_values=outputs.values,
                 old_entropy=outputs.entropy,
                 old_process_logprobs=outputs.process_logprobs,
+                old_scores=outputs.scores if "old_scores" in needs else None,
+                old_length_scores=outputs.length_scores if "old_length_scores" in needs else None,
             )
         if "ref_logprobs" in needs:
             assert self.reference is not None
