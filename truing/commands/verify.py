@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -17,8 +17,9 @@ from truing import plugins
 from truing.commands.outcome import RUN_ERROR, Json, reported
 from truing.data.readers import SourceRow, read_rows
 from truing.errors import ConfigError, DataError
-from truing.evals.statistics import wilson_interval
-from truing.types import Verdict
+
+if TYPE_CHECKING:  # a command's module is imported for --help, and torch is slow
+    from truing.types import Verdict
 
 _REFERENCES = ("reference", "answer")
 
@@ -74,6 +75,8 @@ def verify(
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return counts by status, how many pass (value at least 0.5), and the rate with its interval."""
+    from truing.evals.statistics import wilson_interval
+
     values = [v.value for v in verdicts if v.value is not None]
     passed = sum(value >= 0.5 for value in values)
     low, high = wilson_interval(passed, len(values)) if values else (0.0, 1.0)
