@@ -42,6 +42,7 @@ def rows(
     seed: int,
     *,
     kind: Kind = "pairs",
+    ties: float = 0.0,
     completions: int = 4,
     steps: int | Sequence[int] = (1, 2),
     operations: Sequence[word_problems.Operation] = word_problems.OPERATIONS,
@@ -58,6 +59,8 @@ def rows(
             right, about half of them), "rankings" (prompt, completions, ranks: 1 is right, then by how many
             lines come before the first mistake, equals share a rank) or "steps" (prompt, completions: the
             lines of one solution, labels: true up to the first mistake).
+        ties: share of pairs, in [0, 1), of two wrong solutions, neither better; with it every pair has a
+            column `preference`: 0.5 for a tie, else 1.
         completions: of each ranking, at least 2; fewer where a problem has not as many mistakes.
         steps: how many operations a problem takes, or the choices.
         operations: which operations occur.
@@ -74,6 +77,8 @@ def rows(
         raise DataError(
             f"preferences: completions is of rankings and at least 2, got {completions} for {kind}"
         )
+    if not 0 <= ties < 1 or (ties and kind != "pairs"):
+        raise DataError(f"preferences: ties is of pairs and in [0, 1), got {ties} for {kind}")
     rng = random.Random(f"{seed} {split} {kind}")
     problems = word_problems.rows(
         count, seed, steps=steps, operations=operations, max_number=max_number, max_factor=max_factor,
@@ -82,12 +87,14 @@ def rows(
     for problem in problems:
         *lines, _ = problem["completion"].split("\n")
         right = Solution(tuple(lines), int(problem["answer"]), len(lines))
-        yield {"prompt": problem["prompt"], **_feedback(rng, kind, right, completions)}
+        yield {"prompt": problem["prompt"], **_feedback(rng, kind, right, completions, ties)}
 
 
-def _feedback(rng: random.Random, kind: Kind, right: Solution, completions: int) -> dict[str, Any]:
+def _feedback(
+    rng: random.Random, kind: Kind, right: Solution, completions: int, ties: float
+) -> dict[str, Any]:
     if kind == "pairs":
-        return {"chosen": right.text, "rejected": wrong(rng, right).text}
+        return _pair(rng, right, ties)
     if kind == "rankings":
         return _ranking(rng, right, completions)
     shown = right if rng.random() < 0.5 else wrong(rng, right)
@@ -98,6 +105,18 @@ def _feedback(rng: random.Random, kind: Kind, right: Solution, completions: int)
         "completions": texts,
         "labels": [shown is right or i < shown.num_right for i in range(len(texts))],
     }
+
+
+def _pair(rng: random.Random, right: Solution, ties: float) -> dict[str, Any]:
+    other = wrong(rng, right)
+    if not ties:
+        return {"chosen": right.text, "rejected": other.text}
+    if rng.random() < ties:
+        for _ in range(_MAX_TRIES):
+            second = wrong(rng, right)
+            if second.text != other.text:
+                return {"chosen": second.text, "rejected": other.text, "preference": 0.5}
+    return {"chosen": right.text, "rejected": other.text, "preference": 1.0}
 
 
 def _ranking(rng: random.Random, right: Solution, completions: int) -> dict[str, Any]:

@@ -77,6 +77,14 @@ def test_steps_are_right_up_to_the_first_mistake(solutions: dict[str, str]) -> N
     assert any(all(r["labels"]) for r in rows) and not all(all(r["labels"]) for r in rows)
 
 
+def test_a_tie_is_of_two_wrong_solutions(solutions: dict[str, str]) -> None:
+    rows = list(preferences.rows(300, 5, ties=0.3, steps=(1, 2, 3)))
+    for row in rows:
+        assert row["preference"] == (1.0 if row["chosen"] == solutions[row["prompt"]] else 0.5)
+        assert solutions[row["prompt"]] != row["rejected"] != row["chosen"]
+    assert 0.2 < sum(r["preference"] == 0.5 for r in rows) / len(rows) < 0.4
+
+
 def test_a_dead_end_still_gives_a_mistake() -> None:
     right = Solution(("There are 5 pens.", "Add 3: 5 + 3 = 8."), 8, 2)
     assert preferences._misread(right, 1).answer == 9
@@ -95,6 +103,7 @@ def test_rows_are_a_function_of_the_seed() -> None:
         ({"kind": "triples"}, "kind must be"),
         ({"completions": 3}, "of rankings"),
         ({"kind": "rankings", "completions": 1}, "at least 2"),
+        ({"kind": "steps", "ties": 0.1}, "ties is of pairs"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
