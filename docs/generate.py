@@ -131,7 +131,10 @@ def shown(value: Any) -> str:
 
 def table(rows: list[Facts], pages: str) -> str:
     """Return every method in one table; `pages` is the path from the document to the pages."""
-    lines = ["| method | learns from | reference | in memory | loss unit | source |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| method | learns from | reference | in memory | loss unit | source |",
+        "|---|---|---|---|---|---|",
+    ]
     for f in rows:
         link = f"[`{f.name}`]({pages}{f.name}.md)"
         lines.append(f"| {link} | {f.data} | {f.reference} | {f.models} | {f.unit} | {f.source} |")
@@ -145,7 +148,7 @@ def by_family(rows: list[Facts]) -> list[Facts]:
 
 def page_facts(f: Facts) -> str:
     """Return the generated part of a method's page."""
-    lines = [f"`algorithm = \"{f.name}\"` · [recipe](../../recipes/methods/{f.name}.toml) · {f.source}", ""]
+    lines = [f'`algorithm = "{f.name}"` · [recipe](../../recipes/methods/{f.name}.toml) · {f.source}', ""]
     lines += ["| learns from | reference | in memory | loss unit |", "|---|---|---|---|"]
     lines += [f"| {f.data} | {f.reference} | {f.models} | {f.unit} |", ""]
     if f.options:
@@ -177,7 +180,14 @@ def documents(rows: list[Facts]) -> Iterator[tuple[Path, str]]:
     index = ["# Methods", "", "Made by `python docs/generate.py` from the code.", ""]
     for name, says in FAMILIES.items():
         own = [f for f in rows if f.family == name]
-        index += [f"## {name}: {says}", "", table(own, ""), "", *(f"- `{f.name}`: {f.title}" for f in own), ""]
+        index += [
+            f"## {name}: {says}",
+            "",
+            table(own, ""),
+            "",
+            *(f"- `{f.name}`: {f.title}" for f in own),
+            "",
+        ]
     yield PAGES / "README.md", "\n".join(index)
     for f in rows:
         page = PAGES / f"{f.name}.md"
@@ -191,7 +201,9 @@ def check(made: list[tuple[Path, str]]) -> None:
     problems = list[str]()
     for path, text in made:
         old = path.read_text("utf-8") if path.is_file() else ""
-        diff = difflib.unified_diff(old.splitlines(), text.splitlines(), str(path), "the code", lineterm="", n=0)
+        diff = difflib.unified_diff(
+            old.splitlines(), text.splitlines(), str(path), "the code", lineterm="", n=0
+        )
         problems += list(diff)[:12]
     known = {path.name for path, _ in made}
     problems += [f"{p}: no such method" for p in PAGES.glob("*.md") if p.name not in known | GUIDES]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
+from truing import plugins
 from truing.errors import DataError, PluginError
 
 _ASK = "{question}\nGive the final answer between <answer> and </answer>."
@@ -32,10 +33,9 @@ def rows(
         DataError: the task or its config is unknown, or there are not so many different problems.
         PluginError: reasoning-gym is not installed.
     """
-    from truing.verifiers.reasoning_gym import TASKS
-
-    if task not in TASKS:
-        raise DataError(f"reasoning_tasks: '{task}' is none of {', '.join(sorted(TASKS))}")
+    verifiable = plugins.load("verifiers", "reasoning_gym").TASKS
+    if task not in verifiable:
+        raise DataError(f"reasoning_tasks: '{task}' is none of {', '.join(sorted(verifiable))}")
     try:
         import reasoning_gym
     except ImportError as error:
