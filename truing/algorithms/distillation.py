@@ -10,7 +10,8 @@ through how earlier tokens chose the state. discount = 1 is the full gradient of
 with far more variance. Both are checked by enumeration.
 
 Differs from the paper: GKD sums the divergence over the vocabulary at each token; this takes the sampled
-token's, which is the same in expectation and needs no teacher logits. PPO's clip bounds the ratio once a
+token's, which is the same in expectation and needs no teacher logits. Tokens are summed over a completion
+where GKD divides by its length, for a length that the student chose would bias that estimate. PPO's clip bounds the ratio once a
 batch is used for several updates. A token is weighted by min(exp(old_logprobs - sampler_logprobs),
 mismatch_cap) where the sampler reports log-probs (Yao et al. 2025).
 """
@@ -26,7 +27,7 @@ from truing.config import ClipHigh, ClipLow, DataKind, EntropyCoef, Mismatch, Mi
 from truing.math.advantages import returns_to_go
 from truing.math.kl import k1
 from truing.math.ratios import log_ratio
-from truing.math.reduce import seq_mean_token_mean, seq_mean_token_sum, token_mean
+from truing.math.reduce import seq_mean_token_sum, token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
 
 
@@ -58,11 +59,10 @@ def _credit(batch: Batch, config: Config) -> Batch:
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:
-    """With discount 0 the divergence is averaged over a completion (GKD), else it is its sum (MiniLLM)."""
     terms = policy_terms(
         outputs,
         batch,
-        reduction=seq_mean_token_sum if config.discount else seq_mean_token_mean,
+        reduction=seq_mean_token_sum,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         mismatch=config.mismatch,

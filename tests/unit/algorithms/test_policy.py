@@ -1,4 +1,4 @@
-"""What PPO, GRPO and DAPO report and correct, beyond the contract of every method."""
+"""What the online methods report and correct, beyond the contract of every method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 from truing import plugins
 from truing.types import Batch, Outputs
 
-ONLINE = ["dapo", "grpo", "ppo"]
+REINFORCE = ["reinforce", "remax"]  # no ratio in the loss, and nothing to clip
+CLIPPED = [
+    "dapo", "grpo", "ppo", "dr_grpo", "gspo", "luspo", "cispo", "gmpo", "rloo", "reinforce_pp",
+    "reinforce_pp_baseline",
+]  # fmt: skip
+ONLINE = [*CLIPPED, "sapo", *REINFORCE]
 
 
 def batch_of(rewards, *, width=3, group_size=2, **fields):
@@ -23,7 +28,13 @@ def batch_of(rewards, *, width=3, group_size=2, **fields):
         mask=fields.pop("mask", torch.ones(rows, width, dtype=torch.bool)),
         groups=torch.arange(rows) // group_size,
         rewards=torch.tensor(rewards),
-        **{"ref_logprobs": zeros, "old_logprobs": zeros, "old_values": zeros, **fields},
+        **{
+            "ref_logprobs": zeros,
+            "old_logprobs": zeros,
+            "old_values": zeros,
+            "baselines": zeros[:, 0],
+            **fields,
+        },
     )
 
 
@@ -40,10 +51,12 @@ def metrics_of(name, batch, logprobs, config=None):
 @pytest.mark.parametrize("given", [True, False])
 def test_peer_13_ratio_is_1_on_policy(name, given):
     logprobs = -torch.rand(4, 3)
-    batch = batch_of([1.0, 0.0, 0.0, 1.0], old_logprobs=logprobs.clone() if given or name == "ppo" else None)
+    given = given or "old_logprobs" in plugins.load("algorithms", name).ALGORITHM.config().needs()
+    batch = batch_of([1.0, 0.0, 0.0, 1.0], old_logprobs=logprobs.clone() if given else None)
     found = metrics_of(name, batch, logprobs)
     assert found["policy/ratio_mean"] == 1.0
-    for metric in ("ratio_gap_mean", "approx_kl", "clip_fraction_low", "clip_fraction_high"):
+    sides = ("clip_fraction_low", "clip_fraction_high") if name in CLIPPED else ()
+    for metric in ("ratio_gap_mean", "approx_kl", *sides):
         assert found[f"policy/{metric}"] == 0.0
 
 
@@ -146,3 +159,69 @@ def test_ppo_raises_its_coefficient_above_the_target_and_lowers_it_below(target)
 def test_approx_kl_is_the_k3_of_the_policy_that_drew_the_tokens(name):
     found = metrics_of(name, batch_of([1.0, 0.0, 0.0, 1.0]), torch.full((4, 3), 0.5))
     assert found["policy/approx_kl"] == pytest.approx(1.6487213 - 1 - 0.5)  # rho - 1 - log rho
+
+
+@pytest.mark.parametrize("kind", ["token_mask", "sequence_mask"])
+def test_what_the_mask_drops_is_counted(kind):
+    grpo = plugins.load("algorithms", "grpo").ALGORITHM
+    sampler = torch.zeros(4, 3)
+    sampler[0, 0] = -2.0  # the learner finds this token e^2 times as likely
+    batch = batch_of([1.0, 0.0, 0.0, 1.0], sampler_logprobs=sampler)
+    config = grpo.config(mismatch=kind, mismatch_cap=3.0)
+    found = metrics_of("grpo", batch, torch.zeros(4, 3), config)
+    dropped = (1 if kind == "token_mask" else 3) / 12
+    assert found["mismatch/weight_bounded_share"] == pytest.approx(dropped)
+    assert found["mismatch/weight_mean"] == pytest.approx(1 - dropped)
+
+
+def test_decoupled_ppo_needs_to_know_who_drew():
+    with pytest.raises(ValueError, match="sampler_logprobs"):
+        metrics_of("decoupled_ppo", batch_of([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, 3))
+
+
+def test_far_completions_are_left_out_only_where_they_are_bad():
+    grpo = plugins.load("algorithms", "grpo").ALGORITHM
+    batch = batch_of([1.0, 0.0, 0.0, 1.0], sampler_logprobs=torch.zeros(4, 3))
+    logprobs = torch.full((4, 3), -0.5)  # the policy has moved away by half a nat a token
+    found = metrics_of("grpo", batch, logprobs, grpo.config(max_gap=0.4))
+    assert found["mismatch/far_token_share"] == 0.5
+    assert metrics_of("grpo", batch, logprobs, grpo.config(max_gap=0.6))["mismatch/far_token_share"] == 0.0
+
+
+def test_reinforce_subtracts_the_running_mean_and_updates_it():
+    reinforce = plugins.load("algorithms", "reinforce").ALGORITHM
+    batch = batch_of([1.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+    first = reinforce.config(kl_coef=0.0, ema_decay=0.5)
+    assert reinforce.credit(batch, first).advantages[:2, 0].tolist() == pytest.approx([1 / 3, -2 / 3])
+    second = reinforce.adapt(first, metrics_of("reinforce", batch, torch.zeros(6, 3), first))
+    assert second.running_return == pytest.approx(2 / 3)
+    third = reinforce.adapt(second, {"policy/return_mean": 0.0})
+    assert third.running_return == pytest.approx(1 / 3)
+    assert reinforce.credit(batch, third).advantages[0, 0] == pytest.approx(2 / 3)
+    fixed = reinforce.config(kl_coef=0.0, baseline="batch")
+    assert reinforce.adapt(fixed, {"policy/return_mean": 9.0}) == fixed
+
+
+def test_peer_16_reinforce_s_mean_leaves_unscored_rows_out():
+    reinforce = plugins.load("algorithms", "reinforce").ALGORITHM
+    config = reinforce.config(kl_coef=0.0)
+    batch = batch_of([1.0, float("nan"), 0.5, 0.0])
+    assert metrics_of("reinforce", batch, torch.zeros(4, 3), config)["policy/return_mean"] == pytest.approx(
+        0.5
+    )
+
+
+def test_the_loss_of_sapo_has_slope_1_at_the_old_policy_and_fades_on_both_sides():
+    sapo = plugins.load("algorithms", "sapo").sapo_loss
+    ratio = torch.tensor([[1.0, 0.2, 4.0]], requires_grad=True)
+    sapo(ratio, torch.ones(1, 3), temperature_positive=1.0, temperature_negative=1.05).sum().backward()
+    assert ratio.grad[0, 0] == -1.0
+    assert (ratio.grad[0, 1:].abs() < 1).all()
+
+
+def test_the_weight_of_vespo_is_1_at_the_old_policy_and_0_far_from_it():
+    phi = plugins.load("algorithms", "vespo").phi
+    log_weight = torch.tensor([[0.0, -5.0, 3.0, 500.0, -500.0]])
+    found = phi(log_weight, k=torch.full((1, 5), 2.0), decay=torch.full((1, 5), 3.0))
+    assert found[0, 0] == 1.0
+    assert (found[0, 1:] < 1e-2).all() and found.isfinite().all()

@@ -87,3 +87,35 @@ def test_overlong_penalty_is_a_ramp_that_ends_at_minus_1():
     lengths = torch.tensor([1, 6, 7, 8, 10, 11, 10**6])
     found = advantages.soft_overlong_penalty(lengths, max_tokens=10, cache=4)
     assert found.tolist() == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize("reward", [0.1, 1 / 3, 1e8])
+def test_peer_14_leave_one_out_of_equal_rewards_is_exactly_zero(reward):
+    rewards, groups = torch.tensor([reward] * 3 + [5.0]), torch.tensor([0, 0, 0, 1])
+    assert (advantages.leave_one_out(rewards, groups) == 0).all()  # and that of a group of one
+
+
+def test_leave_one_out_is_its_definition_without_unscored_rows():
+    rewards, groups = torch.tensor([1.0, torch.nan, 0.0, 0.5]), torch.zeros(4, dtype=torch.long)
+    assert advantages.leave_one_out(rewards, groups).tolist() == pytest.approx([0.75, 0.0, -0.75, 0.0])
+
+
+def test_standardised_ignores_unscored_rows():
+    scored = torch.tensor([True, False, True])
+    found = advantages.standardised(torch.tensor([1.0, 99.0, 3.0]), scored, eps=0.0)
+    assert found.tolist() == pytest.approx([-(0.5**0.5), 0.0, 0.5**0.5])
+
+
+def test_high_entropy_keeps_its_share_and_reads_no_masked_token():
+    entropy = torch.cat([torch.arange(10.0), torch.tensor([torch.nan, torch.inf])])[None]
+    mask = torch.arange(12)[None] < 10
+    for share, count in ((1.0, 10), (0.5, 5), (0.2, 2), (0.01, 1)):
+        assert advantages.high_entropy(entropy, mask, share=share).sum() == count
+    assert not advantages.high_entropy(entropy, torch.zeros_like(mask), share=0.5).any()
+
+
+def test_returns_to_go_jump_over_masked_tokens():
+    rewards = torch.tensor([[1.0, torch.nan, 2.0, 4.0]])
+    mask = torch.tensor([[True, False, True, True]])
+    assert advantages.returns_to_go(rewards, mask).tolist() == [[7.0, 0.0, 6.0, 4.0]]
+    assert advantages.returns_to_go(rewards, mask, discount=0.5).tolist() == [[3.0, 0.0, 4.0, 4.0]]

@@ -63,3 +63,26 @@ def test_truncated_weight_is_capped_detached_and_1_where_nothing_is_known():
     weight = ratios.truncated_weight(gap, cap=2.0)
     assert weight.tolist() == [1.0, 2.0, pytest.approx(0.36787944), 1.0, 2.0]
     assert not weight.requires_grad
+
+
+def test_product_ratio_is_the_ratio_of_the_whole_completion():
+    x = torch.tensor([[0.2, 0.4, 9.0], [1.0, 1.0, 1.0]])
+    mask = torch.tensor([[True, True, False], [False, False, False]])
+    assert ratios.product_ratio(x, mask)[:, 0].tolist() == [pytest.approx(1.8221188), 1.0]
+
+
+@pytest.mark.parametrize("kind", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+def test_correction_weights_never_read_masked_tokens_and_count_unknown_as_1(kind):
+    gap = torch.tensor([[0.1, torch.nan, torch.inf], [torch.nan, 0.2, 0.2]], requires_grad=True)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    weight = ratios.correction_weight(gap, mask, kind=kind, cap=2.0)
+    assert weight.isfinite().all() and not weight.requires_grad
+    expected = 1.0 if kind.startswith("token") else 1.1051709
+    assert weight[0, 1].item() == pytest.approx(expected)
+
+
+def test_near_policy_keeps_good_rows_and_close_ones():
+    gap = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, torch.nan]])
+    advantages = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [-1.0, -1.0]])
+    kept = ratios.near_policy(gap, advantages, torch.ones(3, 2, dtype=torch.bool), max_gap=0.5)
+    assert kept.tolist() == [[True, True], [False, False], [True, True]]
