@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,10 @@ def test_a_method_of_a_recipe_takes_two_steps(
     rows = pipeline.run(made, quiet=True).metrics
     assert [r["step"] for r in rows] == [0, 1]
     assert all(math.isfinite(r["train/grad_norm"]) for r in rows)
+
+
+def test_the_python_of_the_scaling_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT.parent / "docs" / "scaling_laws.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(block, {})
+    assert "Estimate(value=0.6" in capsys.readouterr().out

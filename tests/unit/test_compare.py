@@ -216,7 +216,7 @@ def test_the_page_explains_itself_and_opens_offline(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
     assert "default-src 'none'" in page and "src=" not in page and "href=" not in page
     for shown in (page, text):
-        assert " ".join(argv) in shown and "less dpo" in shown and "two-way random effects" in shown
+        assert " ".join(argv) in shown and "minus dpo" in shown and "two-way random effects" in shown
     (row,) = [line for line in text.split("\n") if line.startswith("| ipo")]
     apart = record["differences"]["ipo"]
     assert f"{100 * apart['value']:+.1f} [{100 * apart['low']:+.1f}, {100 * apart['high']:+.1f}]" in row

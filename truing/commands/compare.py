@@ -13,6 +13,7 @@ from truing.commands.outcome import RUN_ERROR, Json, Outcome, reported
 
 if TYPE_CHECKING:
     from truing.compare.comparison import Comparison
+    from truing.compare.trials import Unit
 
 
 class Compute(StrEnum):
@@ -21,6 +22,11 @@ class Compute(StrEnum):
     tokens = "tokens"
     flops = "flops"
     seconds = "seconds"
+
+
+_UNITS: dict[Compute, Unit] = {
+    Compute.tokens: "tokens", Compute.flops: "flops", Compute.seconds: "seconds"
+}  # fmt: skip
 
 
 class Law(StrEnum):
@@ -59,11 +65,16 @@ def compare(
     with reported(context, as_json=as_json) as outcome:
         from truing.compare import run
 
-        chosen = None if unit is None else unit.value
         found = run.compare(
-            sources, output=output, budget=budget, seeds=seeds, unit=chosen, argv=sys.argv, quiet=as_json,
+            sources,
+            output=output,
+            budget=budget,
+            seeds=seeds,
+            unit=None if unit is None else _UNITS[unit],
+            argv=["truing", *sys.argv[1:]],
+            quiet=as_json,
             say=lambda text: typer.echo(text, err=True),
-        )  # fmt: skip
+        )
         _show(found, output, outcome)
     if found.failures:
         raise typer.Exit(RUN_ERROR)
@@ -73,7 +84,7 @@ def _show(found: Comparison, output: Path, outcome: Outcome) -> None:
     from truing.compare.page import basis, table
 
     head, rows = table(found)
-    lines = [f"{basis(found)}", *(f"warning: {w}" for w in found.warnings)]
+    lines = [f"Rates and differences are {basis(found)}.", *(f"warning: {w}" for w in found.warnings)]
     for row in rows:
         lines.append("\n" + row[0])
         lines += [f"    {title}: {text}" for title, text in zip(head[1:], row[1:], strict=True) if text]

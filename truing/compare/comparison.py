@@ -178,13 +178,16 @@ def _method_record(method: Method) -> dict[str, Any]:
         "name": method.name, "algorithm": method.algorithm, "seeds": [t.seed for t in method.trials],
         "folders": [str(t.folder) for t in method.trials], "final": _interval_record(method.final),
         "at_equal_compute": None if method.equal is None else _interval_record(method.equal),
-        "compute": dict(method.compute), "kl": method.kl, "reward": method.reward,
+        "compute": {str(u): amount for u, amount in method.compute.items()},
+        "kl": method.kl, "reward": method.reward,
         "points": [[_point_record(p) for p in t.points] for t in method.trials],
     }  # fmt: skip
 
 
 def _point_record(point: Point) -> dict[str, Any]:
-    return {"step": point.step, "rate": point.rate, "kl": point.kl, **point.compute}
+    return {"step": point.step, "rate": point.rate, "kl": point.kl} | {
+        str(u): v for u, v in point.compute.items()
+    }
 
 
 def _interval_record(interval: Interval) -> dict[str, Any]:

@@ -38,19 +38,20 @@ class Interval:
 def rate_interval(outcomes: Outcomes, confidence: float = 0.95) -> Interval:
     """Return the pass rate, a mean over seeds and prompts, with its interval.
 
-    The interval is Wilson's with the number of outcomes that would vary as much if they were independent.
+    The interval is Wilson's with the number of outcomes that would vary as much if they were independent;
+    where every outcome is the same, with the number of prompts.
 
     Raises:
         ValueError: there is no seed, or no prompt that every seed scored.
     """
     table = _table(outcomes)
     rate, (seeds, prompts) = float(table.mean()), table.shape
-    if seeds == 1:
-        return Interval(rate, *wilson_interval(int(table.sum()), prompts, confidence), 1, prompts)
     variance, df = _variance(table)
-    spread = rate * (1 - rate)
-    num = spread / variance if spread > 0 and variance > 0 else float(prompts)
-    low, high = _score_interval(rate, min(num, float(seeds * prompts)), student_quantile(df, confidence))
+    if seeds == 1 or variance == 0:  # nothing varies over seeds that could be measured
+        passed = round(rate * prompts)
+        return Interval(rate, *wilson_interval(passed, prompts, confidence), seeds, prompts)
+    num = min(rate * (1 - rate) / variance, float(seeds * prompts))
+    low, high = _score_interval(rate, num, student_quantile(df, confidence))
     return Interval(rate, low, high, seeds, prompts)
 
 

@@ -33,7 +33,7 @@ def write_pages(comparison: Comparison, folder: Path, command: str) -> Path:
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return the titles and rows of the table that every form of the comparison shows."""
     head = ["method", "seeds", "pass rate at the end", "pass rate at equal compute"]
-    head += [f"less {comparison.methods[0].name}", "tokens", "FLOPs", "seconds", "KL"]
+    head += [f"minus {comparison.methods[0].name}", "tokens", "FLOPs", "seconds", "KL"]
     return head, [_row(comparison, m) for m in comparison.methods]
 
 

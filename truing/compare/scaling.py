@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from truing.compare.trials import UNITS, Unit, unit_text, usage
 from truing.errors import DataError
@@ -118,7 +118,7 @@ def plot(found: RunFit) -> str:
 
 
 def _axis_text(name: str) -> str:
-    return unit_text(cast(Unit, name)) if name in UNITS else name
+    return unit_text(name) if name in UNITS else name
 
 
 def _points(folder: Path, stage: str | None, x: str, y: str) -> list[tuple[float, float]]:
@@ -150,7 +150,7 @@ def _x_at(folder: Path, stage: StageRecord, x: str, evaluation: Mapping[str, Any
     if step == 0:
         return 0.0
     if x in UNITS:
-        return _summed(folder, stage, cast(Unit, x), step)
+        return _summed(folder, stage, x, step)
     if x == "kl" and evaluation.get("kl") is not None:
         return float(evaluation["kl"])
     name = KL if x == "kl" else x
@@ -163,7 +163,7 @@ def _x_at(folder: Path, stage: StageRecord, x: str, evaluation: Mapping[str, Any
 
 def _x_of_row(folder: Path, stage: StageRecord, x: str, row: Mapping[str, float]) -> float:
     if x in UNITS:
-        return _summed(folder, stage, cast(Unit, x), int(row["step"]))
+        return _summed(folder, stage, x, int(row["step"]))
     name = KL if x == "kl" else x
     if name not in row:
         raise DataError(f"{folder}: {_lacks(stage, name)}")

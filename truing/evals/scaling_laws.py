@@ -223,7 +223,10 @@ def fit_sigmoid(
     parameters = {name: _estimate(value[0], sample, tail) for name, (value, sample) in pairs.items()}
 
     def extrapolated(first: slice, rest: slice) -> Array:
-        return fit_sigmoids(x[first], y[None, first], start=start, ceiling=ceiling).at(x[rest], start)[0]
+        found: Array = fit_sigmoids(x[first], y[None, first], start=start, ceiling=ceiling).at(
+            x[rest], start
+        )[0]
+        return found
 
     warnings = [*_reach_warnings(x, parameters["midpoint"]), *_residual_warnings(y - fitted)]
     slope = parameters["slope"]

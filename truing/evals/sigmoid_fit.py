@@ -69,7 +69,7 @@ def _share(logs: Array, log_slope: Array, log_midpoint: Array) -> Array:
 
 def _grid_best(logs: Array, gains: Array, bounds: Array) -> Array:
     """Return gain, log slope and log midpoint of the best grid point of each row."""
-    slopes, midpoints = (np.linspace(*bounds[i + 1], num) for i, num in enumerate(_GRID))
+    slopes, midpoints = (np.linspace(bounds[i + 1, 0], bounds[i + 1, 1], num) for i, num in enumerate(_GRID))
     places = np.stack([a.ravel() for a in np.meshgrid(slopes, midpoints)], axis=1)
     shares = _share(logs, places[:, 0], places[:, 1])
     norms = np.maximum((shares**2).sum(1), 1e-30)

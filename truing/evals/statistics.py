@@ -236,7 +236,7 @@ def student_quantile(df: float, confidence: float = 0.95) -> float:
     whole = max(1, math.floor(df))
     low, high = _student(whole, confidence), _student(whole + 1, confidence)
     share = min(1.0, max(0.0, (1 / whole - 1 / df) / (1 / whole - 1 / (whole + 1))))
-    return low ** (1 - share) * high**share
+    return math.exp((1 - share) * math.log(low) + share * math.log(high))
 
 
 def _student(df: int, confidence: float) -> float:

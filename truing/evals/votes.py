@@ -29,7 +29,9 @@ def aggregate_steps(scores: Sequence[float], how: Aggregation) -> float:
         raise ValueError("a completion without steps has no score")
     if how == "last":
         return scores[-1]
-    return {"min": min, "prod": math.prod, "mean": fmean}[how](scores)
+    if how == "min":
+        return min(scores)
+    return math.prod(scores) if how == "prod" else fmean(scores)
 
 
 def weighted_votes(

@@ -84,7 +84,7 @@ class _Axis:
 
 def _grid(across: _Axis, up: _Axis, x_label: str, y_label: str) -> list[Element]:
     marks = list[Element]()
-    line = {"stroke": "#8a929a", "stroke_opacity": 0.25}
+    line: dict[str, str | float] = {"stroke": "#8a929a", "stroke_opacity": 0.25}
     for tick in up.ticks:
         y = up.at(tick)
         marks.append(el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, **line))
