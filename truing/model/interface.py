@@ -26,6 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from truing.errors import ModelError
 from truing.model.attention import attend, node_attention
 from truing.model.forest import Forest
+from truing.model.fused import fused
 
 NAME = "truing_forest"
 
@@ -83,7 +84,8 @@ def planted(backbone: nn.Module, forest_pass: ForestPass) -> Iterator[None]:
         token = _current.set(forest_pass)
         config._attn_implementation = NAME
         try:
-            yield
+            with fused(backbone):
+                yield
         finally:
             config._attn_implementation = previous
             _current.reset(token)
