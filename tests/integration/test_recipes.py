@@ -72,6 +72,8 @@ def tiny(stage: Stage, model: Path) -> Stage:
         "evaluation": None if stage.evaluation is None else short(stage.evaluation),
         "sampler": None if stage.sampler is None else stage.sampler.model_copy(update={"group_size": 2}),
     }  # fmt: skip
+    if "max_resamples" in stage.options:  # a model of random weights earns nothing, however often it draws
+        changes["options"] = stage.options | {"max_resamples": 1}
     for key in ("reference", "reward_model"):
         target = getattr(stage, key)
         changes[key] = str(model) if target is not None and target.startswith("stage:") else target

@@ -71,7 +71,8 @@ def _notes(comparison: Comparison) -> list[str]:
         f"differences are in points, {paired}each for one comparison: with several, expect one in twenty "
         "to leave out 0 by chance.",
         "Compute counts every stage of a run: sampling, annotation and updates, not evaluations. "
-        "FLOPs are estimated from weights and tokens; tokens are completion tokens, drawn or read.",
+        "FLOPs are estimated from weights and tokens; tokens are completion tokens, drawn or read. "
+        "Bars on the frontier against compute are the range of the seeds.",
     ]
     if any(m.kl is not None for m in comparison.methods):
         notes.append(
@@ -155,7 +156,11 @@ def _page(comparison: Comparison, charts: dict[str, Element], command: str) -> E
             *(el("p", note, class_="muted") for note in _notes(comparison)),
             id="result",
         ),
-        el("section", el("h2", "Frontiers"), *(el("div", svg, class_="rates") for svg in charts.values())),
+        el(
+            "section",
+            el("h2", "Frontiers"),
+            el("div", *(el("div", svg, class_="rates") for svg in charts.values()), class_="headlines"),
+        ),
         _origin(comparison, command),
     )
     return document(f"Comparison of {names} - Truing", header, main)

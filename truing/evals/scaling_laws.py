@@ -234,6 +234,10 @@ def fit_sigmoid(
         warnings.append(
             f"the points do not determine the slope: {slope.low:.3g} to {slope.high:.3g} reaches its limits"
         )
+    if best.asymptote[0] > ceiling - 1e-9:
+        warnings.append(
+            f"the asymptote is at its ceiling of {ceiling:g}: the points do not show where they end"
+        )
     if best.asymptote[0] <= start:
         warnings.append("the reward does not rise: the points show no learning to extrapolate")
     return Fit(

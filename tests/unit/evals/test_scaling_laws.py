@@ -124,6 +124,13 @@ def test_compute_that_does_not_reach_the_midpoint_is_called_out(seed):
     assert "do not surely pass the midpoint" in said or "do not determine the slope" in said
 
 
+def test_an_asymptote_at_its_ceiling_is_called_out():
+    compute = np.geomspace(300, 20000, 10)
+    found = fit_sigmoid(compute, noisy_sigmoid(0, compute), start=0.3, ceiling=0.5, num_resamples=20)
+    assert found.parameters["asymptote"].value == pytest.approx(0.5)
+    assert any("at its ceiling" in w for w in found.warnings)
+
+
 def test_compute_that_passes_the_midpoint_gives_no_warning():
     compute = np.geomspace(300, 30000, 14)
     assert not fit_sigmoid(compute, noisy_sigmoid(3, compute), start=0.3, num_resamples=100).warnings
