@@ -35,11 +35,12 @@ def run(folder: Path, model: Path, algorithm: str, train: str, **changes: Any) -
 
 
 def test_soft_labels_reach_the_loss(tmp_path: Path, tiny_model: Path) -> None:
-    """Ties only: nothing pulls the margin away from 0, where certain labels widen it."""
-    data, options = pairs_file(tmp_path, [0.5] * 8), {"use_labels": True}
-    ties = run(tmp_path, tiny_model, "dpo", data, options=options).metrics
+    """Where the labels say that the rejected side is better, the margin moves the other way."""
+    data, options = pairs_file(tmp_path, [0.1] * 8), {"use_labels": True}
+    doubted = run(tmp_path, tiny_model, "dpo", data, options=options).metrics
     certain = run(tmp_path, tiny_model, "dpo", pairs_file(tmp_path)).metrics
-    assert abs(ties[-1]["rewards/margin"]) < 1e-4
+    assert doubted[0]["loss/dpo"] == pytest.approx(certain[0]["loss/dpo"])
+    assert doubted[-1]["rewards/margin"] < -0.01
     assert certain[-1]["rewards/margin"] > 0.01
 
 
