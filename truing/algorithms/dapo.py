@@ -68,7 +68,7 @@ class Config(Options):
     def _ramp_fits(self) -> Config:
         if self.overlong_cache > self.max_tokens:
             raise ValueError(
-                f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}: a fifth of it is "
+                f"overlong_cache {self.overlong_cache} is above max_tokens {self.max_tokens}: a fifth is "
                 "common, and 0 is no penalty"
             )
         return self

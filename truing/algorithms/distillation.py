@@ -11,9 +11,9 @@ with far more variance. Both are checked by enumeration.
 
 Differs from the paper: GKD sums the divergence over the vocabulary at each token; this takes the sampled
 token's, which is the same in expectation and needs no teacher logits. Tokens are summed over a completion
-where GKD divides by its length, for a length that the student chose would bias that estimate. PPO's clip bounds the ratio once a
-batch is used for several updates. A token is weighted by min(exp(old_logprobs - sampler_logprobs),
-mismatch_cap) where the sampler reports log-probs (Yao et al. 2025).
+where GKD divides by its length, for a length that the student chose would bias that estimate. PPO's clip
+bounds the ratio once a batch is used for several updates. A token is weighted by min(exp(old_logprobs -
+sampler_logprobs), mismatch_cap) where the sampler reports log-probs (Yao et al. 2025).
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Online:
         """
         drawn = self.sampler.generate(ids, replace(params, temperature=0.0))
         numbers = range(first_group, first_group + len(ids))
-        greedy = self.scorer([self.prompts[i] for i in index], ids, [c for c, in drawn], numbers)
+        greedy = self.scorer([self.prompts[i] for i in index], ids, [c for (c,) in drawn], numbers)
         found = list[Rollout]()
         for r in rollouts:
             best = greedy[r.group - first_group]
