@@ -167,6 +167,17 @@ Source = Annotated[
 ]
 
 
+class Steps(Strict):
+    """How solutions in steps are read (process reward models)."""
+
+    separator: str = Field("\n", min_length=1, description="between two steps; a step ends with it")
+    neutral: Literal["good", "bad"] = Field("good", description="what PRM800K's rating 0 counts as")
+    rollouts: Literal["soft", "hard"] = Field(
+        "soft",
+        description="label of a step: the share of its continuations that are right, or whether any is",
+    )
+
+
 class Data(Strict):
     """Where rows come from and how long they may be."""
 
@@ -178,6 +189,7 @@ class Data(Strict):
         "error", description="what to do with rows past the limits; drops and cuts are counted"
     )
     shuffle: bool = True
+    steps: Steps | None = Field(None, description="how solutions in steps are read, where they train")
 
 
 class Lora(Strict):
@@ -236,6 +248,42 @@ class Reward(Strict):
     verifier: str = Field(description="name in truing/verifiers/, dotted path or .py path")
     weight: float = Field(1.0, allow_inf_nan=False)
     options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Ensemble(Strict):
+    """How the scores of several reward models become one (Coste et al. 2023, arXiv:2310.02743)."""
+
+    combine: Literal["mean", "worst", "uncertainty"] = Field(
+        "mean", description="of the members' scores; uncertainty: mean - penalty * variance"
+    )
+    penalty: float = Field(
+        0.1, ge=0, allow_inf_nan=False, description="weight of the members' variance, with uncertainty"
+    )
+
+    @model_validator(mode="after")
+    def _penalty_has_use(self) -> Ensemble:
+        if self.combine != "uncertainty" and self.penalty != 0.1:
+            raise ValueError('penalty does nothing without combine = "uncertainty": leave it out')
+        return self
+
+
+class ScoreCalibration(Strict):
+    """What is done with a reward model's scores once it is trained; it is saved with the model."""
+
+    data: Source | None = Field(
+        None,
+        description="demonstrations to fit it on, best of all samples of the policy that will be trained; "
+        "None: the completions it was trained on",
+    )
+    limit: int | None = Field(None, gt=0, description="fit on the first completions only")
+    normalise: bool = Field(True, description="mean 0 and variance 1")
+    remove_length: bool = Field(False, description="take off what the length explains, by least squares")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> ScoreCalibration:
+        if not self.normalise and not self.remove_length:
+            raise ValueError("a calibration that neither normalises nor removes length does nothing")
+        return self
 
 
 class Environment(Strict):
@@ -297,7 +345,10 @@ class Stage(Strict):
     algorithm: str = Field(description="name in truing/algorithms/, dotted path or .py path")
     options: dict[str, Any] = Field(default_factory=dict, description="the algorithm's own")
     model: str = Field(description="folder, hub id, built-in alias, or stage:NAME")
-    reward_model: str | None = Field(None, description="folder or stage:NAME; a term named reward_model")
+    reward_model: str | Annotated[list[str], Field(min_length=2)] | None = Field(
+        None, description="folder or stage:NAME, or several as an ensemble; a term named reward_model"
+    )
+    ensemble: Ensemble | None = Field(None, description="how the scores of several reward models combine")
     reference: str | None = Field(
         None,
         description="'copy' (frozen start weights), 'base' (LoRA off), 'cache' (start log-probs on disk), "
@@ -323,6 +374,7 @@ class Stage(Strict):
     environment: Environment | None = None
     rewards: dict[Annotated[str, Field(pattern=NAME)], Reward] = Field(default_factory=dict)
     replay: Replay | None = None
+    calibration: ScoreCalibration | None = Field(None, description="of the scores, once trained")
     evaluation: Evaluation | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: Log = Log()

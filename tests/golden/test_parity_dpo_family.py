@@ -12,7 +12,7 @@ import torch
 from truing import plugins
 from truing.algorithms.aot import equal_ranks
 from truing.config import Data
-from truing.data.records import _fit_both
+from truing.data.fitting import fit_together
 from truing.math.advantages import group_advantages
 from truing.train.batches import batch_of_pairs
 from truing.types import Outputs, Pair, Row
@@ -246,4 +246,4 @@ def cut_pair(row, max_length):
         Row("r", tuple(row["prompt_ids"]), tuple(ids), (True,) * len(ids))
         for ids in (row["chosen_ids"], row["rejected_ids"])
     ]
-    return Pair("r", *_fit_both(sides, data, "row 1", Counter()))
+    return Pair("r", *fit_together(sides, data, "row 1", Counter()))

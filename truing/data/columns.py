@@ -57,7 +57,7 @@ def demonstration(row: SourceRow) -> tuple[tuple[Message, ...], int]:
     keys = row.values
     if "completion" in keys and "prompt" in keys:
         prompt = _prompt_turns(row)
-        return prompt + _reply(row, "completion"), len(prompt)
+        return prompt + reply(row, "completion"), len(prompt)
     if "messages" in keys or "conversations" in keys:
         messages = _conversation(row)
         if messages[-1].role != "assistant":
@@ -179,7 +179,8 @@ def _prompt_turns(row: SourceRow) -> tuple[Message, ...]:
     return (*_system(row), *_turns(row, "prompt"))
 
 
-def _reply(row: SourceRow, key: str) -> tuple[Message, ...]:
+def reply(row: SourceRow, key: str) -> tuple[Message, ...]:
+    """Return the turns of a completion, which is text or ends with the assistant's turn."""
     if isinstance(row.values[key], str):
         return (Message("assistant", row.values[key]),)
     turns = _turns(row, key)

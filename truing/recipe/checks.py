@@ -88,6 +88,12 @@ def _conditional_keys(values: Mapping[str, Any], method: Method) -> list[tuple[K
         (("learner", "process_learning_rate"), not method.lacks("process_logprobs"),
          f"{method.name} trains no process reward model", "remove it"),
         (("environment",), method.data == "prompts", offline, remove),
+        (("data", "steps"), method.data == "steps", f"{method.name} learns from {method.data}", "remove it"),
+        (("replay", "data", "steps"), False, "demonstrations have no labelled steps", "remove it"),
+        (("ensemble",), isinstance(values.get("reward_model"), list),
+         "there is no list of reward models to combine", "remove it, or list them in reward_model"),
+        (("calibration",), not method.lacks("scores"), f"{method.name} trains no score of completions",
+         "remove it"),
         (("replay",), not method.scores, "a reward model writes nothing that could follow demonstrations",
          "remove it"),
         (("learner", "min_lr_ratio"), flat, "a constant schedule has no end value", "remove it"),
@@ -143,9 +149,7 @@ def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]
         what = "'cache' keeps the log-probs of fixed rows, and every rollout is new"
         yield Complaint(("reference",), what, "use 'copy', or 'base' with LoRA")
     elif kind == "cache" and "reference_point" in (method.needs or ()):
-        what = (
-            f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
-        )
+        what = f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
         right = "use 'copy', or 'base' with LoRA, or options.kl_estimate = 'none'"
         yield Complaint(("reference",), what, right)
 
@@ -221,11 +225,16 @@ def link_problems(names: list[str], stages: list[Mapping[str, Any]], methods: li
             right = f'set model = "stage:{names[i - 1]}" to continue from the stage before'
             found.append((i, Complaint(("model",), "this stage names no model to start from", right)))
         for key in ("model", "reward_model", "reference"):
-            target = values.get(key)
-            if isinstance(target, str) and target.startswith("stage:"):
-                complaint = _bad_link(key, target[len("stage:") :], i, names, methods)
-                found += [(i, complaint)] if complaint is not None else []
+            for target in targets(values.get(key)):
+                if target.startswith("stage:"):
+                    complaint = _bad_link(key, target[len("stage:") :], i, names, methods)
+                    found += [(i, complaint)] if complaint is not None else []
     return found
+
+
+def targets(value: Any) -> list[str]:
+    """Return the models that a key names: one, or several in an array."""
+    return [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
 
 
 def _bad_link(

@@ -144,6 +144,9 @@ def dotted(path: KeyPath) -> str:
 def at(values: Any, path: KeyPath) -> Any:
     """Return the value at a path; None where there is none."""
     for part in path:
+        if isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+            continue
         if not (isinstance(values, Mapping) and part in values):
             return None
         values = values[part]

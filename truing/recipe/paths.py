@@ -21,11 +21,16 @@ def resolve_paths(draft: Draft, folder: Path | None) -> Iterator[Complaint]:
     Args:
         folder: the recipe's; it is looked in first, except for what overrides and arguments set.
     """
-    sources: tuple[KeyPath, ...] = (("data", "train"), ("evaluation", "data"), ("replay", "data", "train"))
+    sources: tuple[KeyPath, ...] = (
+        ("data", "train"), ("evaluation", "data"), ("replay", "data", "train"), ("calibration", "data"),
+    )  # fmt: skip
     for path in sources:
         yield from _data(draft, path, folder)
-    for key in ("model", "reward_model", "reference"):
-        yield from _model(draft, (key,), folder)
+    members = draft.values.get("reward_model")
+    listed = [("reward_model", i) for i in range(len(members))] if isinstance(members, list) else []
+    paths: list[KeyPath] = [("model",), ("reward_model",), ("reference",), *listed]
+    for path in paths:
+        yield from _model(draft, path, folder)
     for path in _plugin_paths(draft.values):
         name = at(draft.values, path)
         if isinstance(name, str) and name.endswith(".py"):
@@ -61,7 +66,7 @@ def _plugin_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
     yield from (("algorithm",), ("sampler", "engine"), ("evaluation", "verifier"))
     yield ("environment", "name")
     yield from (("data", "train", "generator"), ("evaluation", "data", "generator"))
-    yield ("replay", "data", "train", "generator")
+    yield from (("replay", "data", "train", "generator"), ("calibration", "data", "generator"))
     rewards = values.get("rewards")
     for name in rewards if isinstance(rewards, dict) else ():
         yield ("rewards", name, "verifier")

@@ -23,7 +23,10 @@ def plugin_problems(draft: Draft) -> list[Problem]:
         found += _configured(draft, table, "verifiers", "verifier")
     found += _configured(draft, ("environment",), "environments", "name")
     complaints = [*_generator(draft, ("data", "train")), *_generator(draft, ("evaluation", "data"))]
-    complaints += _generator(draft, ("replay", "data", "train"))
+    complaints += [
+        *_generator(draft, ("replay", "data", "train")),
+        *_generator(draft, ("calibration", "data")),
+    ]
     engine = at(draft.values, ("sampler", "engine"))
     if isinstance(engine, str):
         _, missing = look_up("rollout", engine, ("sampler", "engine"))

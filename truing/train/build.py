@@ -14,17 +14,18 @@ from torch import nn
 
 from truing import plugins
 from truing.config import Data, Environment, Evaluation, Generator, Options, Stage
+from truing.data.rankings import rankings
 from truing.data.readers import read_rows
 from truing.data.records import Report, demonstrations, pairs, prompt_tokens, prompts, unpaired
+from truing.data.steps import steps
 from truing.errors import ConfigError, DataError
 from truing.log import Progress, StageLog, Tracker
-from truing.model.forward import sequence_scores
 from truing.model.load import Loaded, eos_token_ids, load_model
-from truing.model.micro_batches import in_micro_batches
 from truing.model.reference import build_reference
-from truing.model.scalar import load_scalar
 from truing.rewards import load_term
 from truing.rollout.sampler import Sampler, SamplingParams
+from truing.train.batches import batch_of
+from truing.train.calibration import calibrate
 from truing.train.collect import Collector, Offline
 from truing.train.conversations import Conversations
 from truing.train.drift import kl_from
@@ -35,14 +36,15 @@ from truing.train.online import Online, accuracy_within, has_spread
 from truing.train.opponents import Opposed, make_opponent
 from truing.train.order import Order, seed_of
 from truing.train.replay import Mixed, with_replay
+from truing.train.reward_models import load_reward_models
 from truing.train.scoring import Score, Scorer
 from truing.train.self_play import SelfPlay
 from truing.train.stage import StageRun
-from truing.types import Outputs, Pair, Prompt, Row
+from truing.types import Pair, Prompt, Ranking, Row
 
 
 def build(
-    stage: Stage, *, model: str, reward_model: str | None, reference: str | None, folder: Path,
+    stage: Stage, *, model: str, reward_model: str | list[str] | None, reference: str | None, folder: Path,
     log: StageLog, progress: Progress, tracker: Tracker,
 ) -> StageRun:  # fmt: skip
     """Return the stage, ready to train. Model names are resolved: no `stage:` is left in them."""
@@ -53,14 +55,21 @@ def build(
     dtype = pick_dtype(stage.dtype, device)
     needs = config.needs()
     progress.phase("load")
-    networks = make_networks(stage, load_model(model, device=device), needs)
+    networks = make_networks(stage, load_model(model, device=device), needs, config.parameters)
     rows, report = _rows(stage.data, config.data, networks.start, soft_labels="labels" in needs)
     log.event("data", f"{len(rows)} rows from {stage.data.train}", **asdict(report))
+    if "parameters" in needs and "tie" in config.parameters:
+        _require_ties(rows, stage)
     order = Order([r.uid for r in rows], seed=stage.seed, shuffle=stage.data.shuffle)
     sampler = _sampler(stage, networks, dtype)
     num_steps = stage.steps or math.ceil((stage.epochs or 1) * len(rows) / stage.batch_size)
     updates = num_steps * stage.learner.num_minibatches * stage.learner.num_epochs
-    score = _reward_score(reward_model, device, dtype, stage.learner.micro_batch_tokens)
+    score = None
+    if reward_model is not None:
+        names = [reward_model] if isinstance(reward_model, str) else reward_model
+        score = load_reward_models(
+            names, stage.ensemble, dtype=dtype, device=device, max_tokens=stage.learner.micro_batch_tokens
+        )
     opponent = _opponent(stage, config, networks, reference, dtype)
     collector = _collector(stage, config, networks.start, rows, order, sampler, score, opponent)
     micro_batch_tokens = stage.learner.micro_batch_tokens
@@ -107,6 +116,7 @@ def build(
         folder=folder,
         num_steps=num_steps,
         networks=networks,
+        calibrate=_calibration(stage, networks, collector, log),
     )
 
 
@@ -143,13 +153,15 @@ def stop_token_ids(tokenizer: Any, model: nn.Module, extra: Sequence[str]) -> tu
 
 def _rows(
     data: Data, kind: str, start: Loaded, *, soft_labels: bool
-) -> tuple[list[Row] | list[Pair] | list[Prompt], Report]:
+) -> tuple[list[Row] | list[Pair] | list[Prompt] | list[Ranking], Report]:
     source = read_rows(data.train, limit=data.limit)
     make: Any = {
         "demonstrations": demonstrations,
         "pairs": partial(pairs, soft_labels=soft_labels),
         "prompts": prompts,
         "unpaired": unpaired,
+        "rankings": rankings,
+        "steps": steps,
     }[kind]
     rows, report = make(source, start.tokenizer, data)
     if not rows:
@@ -263,18 +275,32 @@ def _with_demonstrations(collector: Collector, stage: Stage, start: Loaded, log:
     return Mixed(collector, rows, order, stage.replay.share)
 
 
-def _reward_score(
-    name: str | None, device: torch.device, dtype: torch.dtype, max_tokens: int
-) -> Score | None:
-    if name is None:
+def _require_ties(records: Sequence[Any], stage: Stage) -> None:
+    if not any(isinstance(r, Pair) and 0 < r.preference < 1 for r in records):
+        raise DataError(
+            f"{stage.data.train}: no pair is a tie (preference = 0.5), so {stage.algorithm} cannot learn how "
+            "wide a tie is; use algorithm = 'reward_model'"
+        )
+
+
+def _calibration(
+    stage: Stage, networks: Networks, collector: Collector, log: StageLog
+) -> Callable[[], None] | None:
+    """Return what fits the calibration of the scores, once the scorer is trained."""
+    options = stage.calibration
+    if options is None or networks.scorer is None or not isinstance(collector, Offline):
         return None
-    network = load_scalar(name, dtype=dtype, device=device).eval().requires_grad_(False)
-
-    def score(batch: Any) -> torch.Tensor:
-        found = in_micro_batches(batch, max_tokens, lambda b: Outputs(scores=sequence_scores(network, b)))
-        return found.require("scores")
-
-    return score
+    if options.data is None:
+        batch = collector.every_row()
+    else:
+        data = stage.data.model_copy(update={"train": options.data, "limit": options.limit})
+        rows, report = demonstrations(read_rows(data.train, limit=data.limit), networks.start.tokenizer, data)
+        log.event("calibration_data", f"{len(rows)} completions from {data.train}", **asdict(report))
+        batch = batch_of(rows)
+    if options.limit is not None:
+        batch = batch.rows(torch.arange(min(options.limit, len(batch))))
+    max_tokens = stage.learner.micro_batch_tokens
+    return partial(calibrate, networks.scorer, batch, options, max_tokens=max_tokens, log=log)
 
 
 def _default_reference(stage: Stage, config: Options) -> str:
@@ -289,6 +315,7 @@ def _evaluator(evaluation: Evaluation, start: Loaded, rows: Sequence[Any], log: 
     held_out, _ = prompts(read_rows(evaluation.data, limit=evaluation.limit), start.tokenizer, data)
     tokens = [prompt_tokens(start.tokenizer, p) for p in held_out]
     trained = {tuple(r.prompt_tokens) for r in rows if isinstance(r, Row)}
+    trained |= {tuple(row.prompt_tokens) for r in rows if isinstance(r, Ranking) for row in r.rows}
     trained |= {tuple(r.chosen.prompt_tokens) for r in rows if isinstance(r, Pair)}
     trained |= {prompt_tokens(start.tokenizer, r) for r in rows if isinstance(r, Prompt)}
     shared = [i for i, t in enumerate(tokens) if t in trained]

@@ -96,7 +96,7 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
         made = build(
             stage,
             model=_locate(stage.model, log.folder),
-            reward_model=_maybe(stage.reward_model, log.folder),
+            reward_model=_each(stage.reward_model, log.folder),
             reference=_maybe(stage.reference, log.folder),
             folder=folder,
             log=stage_log,
@@ -111,6 +111,8 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
         train(made)
         if not _evaluated(stage_log, "after"):
             made.evaluate("after", made.num_steps)
+        if made.calibrate is not None:
+            made.calibrate()
         made.learner.release()
         made.networks.save(folder / "model")
         stage_log.finish("finished")
@@ -135,6 +137,10 @@ def _evaluated(log: Any, when: str) -> bool:
 
 def _locate(name: str, run: Path) -> str:
     return str(run / name.removeprefix("stage:") / "model") if name.startswith("stage:") else name
+
+
+def _each(names: str | list[str] | None, run: Path) -> str | list[str] | None:
+    return [_locate(n, run) for n in names] if isinstance(names, list) else _maybe(names, run)
 
 
 def _maybe(name: str | None, run: Path) -> str | None:

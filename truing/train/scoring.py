@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from truing.errors import VerifierError
+from truing.math.scores import disagreement
 from truing.rewards import RewardTerm, combine, judge_all
 from truing.train.batches import batch_of_rollouts
 from truing.types import Batch, Completion, Prompt, Rollout
 
-Score = Callable[[Batch], torch.Tensor]
+
+class Score(Protocol):
+    """Reward models: `truing.train.reward_models.RewardModels`."""
+
+    def members(self, batch: Batch) -> torch.Tensor:
+        """Return the score [M, B] that each of M models gives each row."""
+        ...
+
+    def combine(self, members: torch.Tensor) -> torch.Tensor:
+        """Return the score [B] of each row."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +34,7 @@ class Scorer:
 
     Args:
         terms: verifiers with their weights; without any, every reward starts from 0.
-        score: a reward model's score of each row of a batch, added to the terms' sum.
+        score: reward models, whose score of a completion is added to the terms' sum.
     """
 
     terms: Sequence[RewardTerm]
@@ -51,11 +62,14 @@ class Scorer:
         scored = [i for i, r in enumerate(rollouts) if r.reward is not None]
         if self.score is None or not scored:
             return rollouts
-        scores = self.score(batch_of_rollouts([rollouts[i] for i in scored])).tolist()
-        for i, score in zip(scored, scores, strict=True):
-            base = rollouts[i].reward
+        members = self.score.members(batch_of_rollouts([rollouts[i] for i in scored]))
+        scores, spread = self.score.combine(members).tolist(), disagreement(members).tolist()
+        for i, score, std in zip(scored, scores, spread, strict=True):
+            base, facts = rollouts[i].reward, rollouts[i].facts
             assert base is not None
-            rollouts[i] = replace(rollouts[i], reward=base + score)
+            if len(members) > 1:
+                facts = {**facts, "reward/member_std": std}
+            rollouts[i] = replace(rollouts[i], reward=base + score, facts=facts)
         return rollouts
 
 
@@ -96,8 +110,8 @@ def rollout_metrics(rollouts: Sequence[Rollout], max_tokens: int) -> dict[str, f
         "rollout/truncated_share": _mean([float(r.completion.finish_reason == "length") for r in rollouts]),
         "rollout/unscored_share": 1 - len(rewards) / len(rollouts),
     }
-    for name in rollouts[0].facts:
-        out[name] = _mean([r.facts[name] for r in rollouts])
+    for name in dict.fromkeys(name for r in rollouts for name in r.facts):
+        out[name] = _mean([r.facts[name] for r in rollouts if name in r.facts])
     for name in rollouts[0].verdicts:
         values: list[Any] = [r.verdicts[name].value for r in rollouts]
         out[f"reward/{name}_mean"] = _mean([v for v in values if v is not None])

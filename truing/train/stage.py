@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class StageRun:
     folder: Path
     num_steps: int
     networks: Networks
+    calibrate: Callable[[], None] | None = None  # fits the trained scorer's calibration
     first_step: int = 0
     policy_version: int = 0
     _collected: Collected | None = None
