@@ -316,6 +316,8 @@ def test_a_replayed_batch_keeps_its_mix_and_the_method_s_own_numbers(
         ("grpo", {"environment": {"name": "tool_use", "options": {"tools": ["python"]}}}, "unknown tool 'python'"),
         ("grpo", {"environment": {"name": "tool_use", "max_tokens": 10}}, "no room for one turn"),
         ("dpo", {**OFFLINE, "environment": {"name": "tool_use"}}, "dpo learns from pairs and samples nothing"),
+        ("nash_md", {"environment": {"name": "tool_use"}}, "nash_md samples beside an opponent"),
+        ("remax", {"environment": {"name": "tool_use"}}, "plays no conversations"),
         ("score", {}, "score learns from the turns of a conversation"),
         ("score", {"environment": {"name": "tool_use"}}, "tool_use judges only the last"),
         ("grpo", {"learner": {"process_learning_rate": 1e-4}}, "grpo trains no process reward model"),

@@ -266,7 +266,7 @@ def test_doctor_fails_when_a_check_does(monkeypatch: pytest.MonkeyPatch, state: 
     assert json.loads(truing("doctor", "--json").stdout)[1]["state"] == state
 
 
-@pytest.mark.parametrize("kind", ["algorithms", "verifiers", "generators"])
+@pytest.mark.parametrize("kind", ["algorithms", "verifiers", "environments", "generators"])
 def test_list_names_plugins_with_summaries(kind: str) -> None:
     found = json.loads(truing("list", kind, "--json").stdout)
     assert found and all(r["name"] and r["summary"] and Path(r["file"]).is_file() for r in found)

@@ -17,6 +17,7 @@ class Kind(StrEnum):
 
     algorithms = "algorithms"
     verifiers = "verifiers"
+    environments = "environments"
     generators = "generators"
 
 

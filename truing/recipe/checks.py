@@ -166,11 +166,14 @@ def _kl(stage: Stage) -> Iterator[Complaint]:
 
 def _turns(stage: Stage, method: Method) -> Iterator[Complaint]:
     environment = stage.environment
-    if environment is not None and stage.sampler is not None:
-        if environment.max_tokens < stage.sampler.max_tokens:
-            what = f"a conversation of {environment.max_tokens} tokens has no room for one turn"
-            right = f"at least sampler.max_tokens, {stage.sampler.max_tokens}, for each turn and its reply"
-            yield Complaint(("environment", "max_tokens"), what, right)
+    turn = stage.sampler.max_tokens if stage.sampler is not None else 0
+    if environment is not None and environment.max_tokens < turn:
+        what = f"a conversation of {environment.max_tokens} tokens has no room for one turn"
+        right = f"at least sampler.max_tokens, {turn}, for each turn and its reply"
+        yield Complaint(("environment", "max_tokens"), what, right)
+    if environment is not None and plugins.config_class("algorithms", method.algorithm).opponent != "none":
+        what = f"{method.name} samples beside an opponent and plays no conversations"
+        yield Complaint(("environment",), what, "remove it, or choose a method such as grpo")
     if environment is not None and "baselines" in (method.needs or ()):
         what = f"{method.name} compares with a greedy completion of the prompt and plays no conversations"
         yield Complaint(("environment",), what, "remove it, or choose a method such as grpo")
