@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from truing.errors import CheckpointError, ModelError
 from truing.model.precision import cast_parameters
+from truing.train.adamw import step_by_parts
 
 
 class MasterAdamW:
@@ -19,8 +19,8 @@ class MasterAdamW:
 
     The trained parameters of every network are cast to the compute dtype; their float32 masters,
     gradients and moments live here: 2 (parameter) + 4 + 4 + 8 bytes each in bfloat16, 16 in float32.
-    A hook adds each micro-batch's gradient to the master's in float32 as soon as it exists and
-    frees it, so bfloat16 sums lose nothing over many micro-batches.
+    A hook moves the first micro-batch's gradient to the master as it is, in 2 bytes; the second and
+    later ones are added in float32 as soon as they exist, so bfloat16 sums lose nothing over many.
 
     Weight decay applies to matrices only: not to vectors (norms, biases) and not to embeddings, nor
     to an output layer tied to one.
@@ -51,11 +51,13 @@ class MasterAdamW:
         self._check_networks()
         self._hook()
         devices = {m.device.type for group in self.masters.values() for m in group.values()}
+        self._by_parts = devices == {"cpu"}
+        self._scales: dict[Tensor, Tensor] = {}  # what divides each master's gradient in the next step
         fused = devices <= {"cpu", "cuda"}
         self._adam = torch.optim.AdamW(groups, betas=betas, fused=fused, foreach=None if fused else True)
 
     def gradients(self, network: str) -> list[Tensor]:
-        """Return the float32 gradients of a network that have arrived."""
+        """Return the gradients of a network that have arrived: float32 once there is more than one to add."""
         return [m.grad for m in self.masters[network].values() if m.grad is not None]
 
     def norm(self, network: str) -> Tensor:
@@ -63,22 +65,34 @@ class MasterAdamW:
         found = self.gradients(network)
         if not found:
             return torch.zeros((), device=next(iter(self.masters[network].values())).device)
-        return get_total_norm(found)
+        norms = torch._foreach_norm(found, 2, dtype=torch.float32)
+        return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
     def clip(self, network: str, norm: Tensor, max_norm: float) -> None:
-        """Scale a network's gradient to at most `max_norm`, given its norm."""
-        clip_grads_with_norm_(list(self.masters[network].values()), max_norm, norm)
+        """Let the next step scale a network's gradient to at most `max_norm`, given its norm."""
+        scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+        self._scales |= dict.fromkeys(self.masters[network].values(), scale)
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """Move the masters at `factor` of their peak learning rates, then refresh the parameters."""
         for group in self._adam.param_groups:
             group["lr"] = group["peak"] * factor
+        if self._by_parts:
+            step_by_parts(self._adam, self._copies(), self._scales)
+            return
+        for masters in self.masters.values():
+            for master in masters.values():
+                if master.grad is not None:
+                    master.grad = master.grad.float()
+                    if master in self._scales:
+                        master.grad.div_(self._scales[master])
         self._adam.step()
         self._refresh()
 
     def drop_gradients(self) -> None:
-        """Free every gradient."""
+        """Free every gradient, and forget how it was to be scaled."""
+        self._scales.clear()
         for network in self.masters:
             for name, master in self.masters[network].items():
                 master.grad = None
@@ -174,24 +188,34 @@ class MasterAdamW:
             for name, master in masters.items():
                 parameter = self.parameters[network][name]
                 if master is not parameter:
+                    master.grad_dtype = None  # type: ignore[attr-defined]
                     parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                         partial(_add_gradient, master)
                     )
 
+    def _copies(self) -> dict[Tensor, Tensor]:
+        """Return the low-precision parameter of each master that has one."""
+        pairs = [
+            (master, self.parameters[network][name])
+            for network, masters in self.masters.items()
+            for name, master in masters.items()
+        ]
+        return {master: parameter for master, parameter in pairs if master is not parameter}
+
     def _refresh(self) -> None:
-        for network, masters in self.masters.items():
-            pairs = [(self.parameters[network][n], m) for n, m in masters.items()]
-            pairs = [(p, m) for p, m in pairs if p is not m]
-            if pairs:
-                torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
+        copies = self._copies()
+        if copies:
+            torch._foreach_copy_(list(copies.values()), list(copies.keys()))
 
 
 def _add_gradient(master: Tensor, parameter: Tensor) -> None:
     assert parameter.grad is not None
     if master.grad is None:
-        master.grad = parameter.grad.float()
-    else:
+        master.grad = parameter.grad
+    elif master.grad.dtype == torch.float32:
         master.grad.add_(parameter.grad)
+    else:
+        master.grad = master.grad.float().add_(parameter.grad)
     parameter.grad = None
 
 
