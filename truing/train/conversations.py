@@ -168,9 +168,13 @@ def _rollout(talk: Conversation, scored: Sequence[Rollout]) -> Rollout:
         finish_reason="length" if talk.truncated else "stop",
         policy_version=talk.said[-1].policy_version,
     )
-    facts = {"environment/turns_per_conversation": float(len(talk.turns))}
-    for status in ("malformed", "exhausted", "failed"):
-        facts[f"environment/{status}_per_conversation"] = float(sum(r.status == status for r in talk.replies))
+    statuses = [r.status for r in talk.replies]
+    facts = {
+        "environment/turns_per_conversation": float(len(talk.turns)),
+        "environment/malformed_per_conversation": float(statuses.count("malformed")),
+        "environment/exhausted_per_conversation": float(statuses.count("exhausted")),
+        "environment/failed_per_conversation": float(statuses.count("failed")),
+    }
     return Rollout(
         talk.prompt, talk.prompt_tokens, completion, talk.group, verdicts, reward, tuple(talk.turns), facts
     )
