@@ -9,38 +9,37 @@ import toy
 
 LIGHT_KL = {"kl_coef": 0.01}  # at the default the best policy of this task earns less than 0.9
 CALM = {"learning_rate": 1e-2, "num_steps": 100}  # without a prompt's own baseline a rash start gets stuck
-METHODS = {  # name: (what is measured, what is enough, options, how it is run)
-    "reinforce": (toy.mean_reward, 0.9, LIGHT_KL, {"num_minibatches": 1, "num_steps": 80}),
-    "reinforce_pp": (toy.mean_reward, 0.9, {}, CALM),
-    "reinforce_pp_baseline": (toy.mean_reward, 0.9, {}, {}),
-    "rloo": (toy.mean_reward, 0.9, LIGHT_KL, {}),
-    "remax": (toy.mean_reward, 0.9, LIGHT_KL, {"num_minibatches": 1, "num_steps": 80}),
-    "dr_grpo": (toy.mean_reward, 0.9, {"max_tokens": toy.WIDTH}, {}),
-    "gspo": (toy.mean_reward, 0.9, {}, {"num_steps": 100}),
-    "luspo": (toy.mean_reward, 0.9, {}, {"num_steps": 100}),
-    "cispo": (toy.mean_reward, 0.9, {}, {}),
-    "sapo": (toy.mean_reward, 0.9, {}, {}),
-    "vespo": (toy.mean_reward, 0.9, {}, {}),
-    "gmpo": (toy.mean_reward, 0.9, {}, {}),
-    "decoupled_ppo": (toy.mean_reward, 0.9, {}, {"staleness": 3}),
-    "distillation": (toy.imitation, 0.9, {}, {}),
+METHODS = {
+    "reinforce": toy.Case(
+        "reinforce", toy.mean_reward, 0.9, {"options": LIGHT_KL, "num_minibatches": 1, "num_steps": 80}
+    ),
+    "reinforce_pp": toy.Case("reinforce_pp", toy.mean_reward, 0.9, CALM),
+    "reinforce_pp_baseline": toy.Case("reinforce_pp_baseline", toy.mean_reward, 0.9),
+    "rloo": toy.Case("rloo", toy.mean_reward, 0.9, {"options": LIGHT_KL}),
+    "remax": toy.Case(
+        "remax", toy.mean_reward, 0.9, {"options": LIGHT_KL, "num_minibatches": 1, "num_steps": 80}
+    ),
+    "dr_grpo": toy.Case("dr_grpo", toy.mean_reward, 0.9, {"options": {"max_tokens": toy.WIDTH}}),
+    "gspo": toy.Case("gspo", toy.mean_reward, 0.9, {"num_steps": 100}),
+    "luspo": toy.Case("luspo", toy.mean_reward, 0.9, {"num_steps": 100}),
+    "cispo": toy.Case("cispo", toy.mean_reward, 0.9),
+    "sapo": toy.Case("sapo", toy.mean_reward, 0.9),
+    "vespo": toy.Case("vespo", toy.mean_reward, 0.9),
+    "gmpo": toy.Case("gmpo", toy.mean_reward, 0.9),
+    "decoupled_ppo": toy.Case("decoupled_ppo", toy.mean_reward, 0.9, {"staleness": 3}),
+    "distillation": toy.Case("distillation", toy.imitation, 0.9),
 }
-
-
-def achieved(name, options=None, **how):
-    measure, _, base, usual = METHODS[name]
-    return measure(toy.learn(name, options={**base, **(options or {})}, **{**usual, **how}))
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name", METHODS)
 def test_it_learns(name, seed):
-    assert achieved(name, seed=seed) >= METHODS[name][1]
+    assert METHODS[name].achieved(seed=seed) >= METHODS[name].enough
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_check_sees_a_learning_rate_of_zero(name):
-    assert achieved(name, learning_rate=0.0, num_steps=2) < METHODS[name][1] - 0.1
+    assert METHODS[name].achieved(learning_rate=0.0, num_steps=2) < METHODS[name].enough - 0.1
 
 
 def teacher_of_other_rows(algorithm):
@@ -57,12 +56,12 @@ BUGS += [("distillation", teacher_of_other_rows)]
 
 @pytest.mark.parametrize(("name", "bug"), BUGS, ids=[f"{n}-{b.__name__}" for n, b in BUGS])
 def test_the_check_sees_a_planted_bug(name, bug):
-    assert achieved(name, bug=bug) < METHODS[name][1] - 0.1
+    assert METHODS[name].achieved(bug=bug) < METHODS[name].enough - 0.1
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_peer_13_sampler_and_learner_agree_while_no_weight_moves(name):
-    run = toy.learn(name, options=METHODS[name][2], learning_rate=0.0, num_steps=2)
+    run = METHODS[name].train(learning_rate=0.0, num_steps=2, staleness=0)
     for metrics in run.history:
         assert abs(metrics["policy/ratio_gap_mean"]) < 1e-5
         assert metrics["mismatch/logprob_gap_mean"] < 1e-5
@@ -84,7 +83,7 @@ def test_it_learns_with_its_other_choices(name):
 
 
 def test_distillation_learns_the_teacher_s_whole_completions_too():
-    assert achieved("distillation", {"discount": 1.0}, num_steps=100) >= 0.9
+    assert METHODS["distillation"].achieved(options={"discount": 1.0}, num_steps=100) >= 0.9
 
 
 def test_stale_rollouts_are_learned_from_and_seen():

@@ -7,43 +7,29 @@ from dataclasses import replace
 import pytest
 import toy
 
-
-def by_logprobs(run):
-    return toy.pair_accuracy(run, by="logprobs")
-
-
-def by_log_ratio(run):
-    return toy.pair_accuracy(run, by="log_ratio")
-
-
-METHODS = {  # name of the case: (method, what is measured, what is enough, options)
-    "orpo": ("orpo", by_logprobs, 0.95, {}),
-    "simpo": ("simpo", by_logprobs, 0.95, {}),
-    "cpo": ("cpo", by_logprobs, 0.95, {}),
-    "cpo-ipo": ("cpo", by_logprobs, 0.95, {"loss": "ipo"}),
-    "alphapo": ("alphapo", by_logprobs, 0.95, {}),
-    "kto": ("kto", by_log_ratio, 0.95, {}),
-    "kto-none": ("kto", by_log_ratio, 0.95, {"kl_estimate": "none"}),
-    "sft-dft": ("sft", toy.mean_reward, 0.9, {"loss": "dft"}),
+METHODS = {
+    "orpo": toy.Case("orpo", toy.by_logprobs, 0.95),
+    "simpo": toy.Case("simpo", toy.by_logprobs, 0.95),
+    "cpo": toy.Case("cpo", toy.by_logprobs, 0.95),
+    "cpo-ipo": toy.Case("cpo", toy.by_logprobs, 0.95, {"options": {"loss": "ipo"}}),
+    "alphapo": toy.Case("alphapo", toy.by_logprobs, 0.95),
+    "kto": toy.Case("kto", toy.by_log_ratio, 0.95),
+    "kto-none": toy.Case("kto", toy.by_log_ratio, 0.95, {"options": {"kl_estimate": "none"}}),
+    "sft-dft": toy.Case("sft", toy.mean_reward, 0.9, {"options": {"loss": "dft"}}),
 }
 VARIANTS = ("cpo-ipo", "kto-none")
 CASES = [(c, s) for c in METHODS for s in range(5) if s == 0 or c not in VARIANTS]
 PAIRED = ["orpo", "simpo", "cpo", "cpo-ipo", "alphapo"]
 
 
-def achieved(case, **how):
-    name, measure, _, options = METHODS[case]
-    return measure(toy.learn(name, options=options, **how))
-
-
 @pytest.mark.parametrize(("case", "seed"), CASES)
 def test_it_learns(case, seed):
-    assert achieved(case, seed=seed) >= METHODS[case][2]
+    assert METHODS[case].achieved(seed=seed) >= METHODS[case].enough
 
 
 @pytest.mark.parametrize("case", METHODS)
 def test_the_check_sees_a_learning_rate_of_zero(case):
-    assert achieved(case, learning_rate=0.0, num_steps=2) < METHODS[case][2] - 0.1
+    assert METHODS[case].achieved(learning_rate=0.0, num_steps=2) < METHODS[case].enough - 0.1
 
 
 BUGS = [(n, toy.flipped_sign) for n in METHODS]
@@ -52,7 +38,7 @@ BUGS += [(n, toy.swapped_pairs) for n in PAIRED] + [(n, toy.swapped_labels) for 
 
 @pytest.mark.parametrize(("case", "bug"), BUGS, ids=[f"{n}-{b.__name__}" for n, b in BUGS])
 def test_the_check_sees_a_planted_bug(case, bug):
-    assert achieved(case, bug=bug) < METHODS[case][2] - 0.1
+    assert METHODS[case].achieved(bug=bug) < METHODS[case].enough - 0.1
 
 
 def test_dft_is_sharper_than_its_demonstrations_and_nll_is_not():
@@ -79,5 +65,5 @@ def without_likelihood(algorithm):
 @pytest.mark.parametrize("case", ["orpo", "cpo"])
 def test_the_preference_term_learns_without_the_likelihood_that_leads_it(case):
     """Imitation of the chosen side alone ranks this task's pairs, so the methods' own term is tried alone."""
-    assert achieved(case, bug=without_likelihood) >= 0.95
-    assert achieved(case, bug=lambda a: toy.flipped_sign(without_likelihood(a))) < 0.5
+    assert METHODS[case].achieved(bug=without_likelihood) >= 0.95
+    assert METHODS[case].achieved(bug=lambda a: toy.flipped_sign(without_likelihood(a))) < 0.5

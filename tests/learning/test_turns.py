@@ -12,34 +12,49 @@ from truing.train.loop import train
 from truing.train.replay import mixed, with_replay
 
 LONG = {"num_steps": 120, "group_size": 16}
-METHODS = {  # name: (method, options, how)
+
+
+def second_attempt(run):
+    return toy.turn_rewards(run)[1]
+
+
+METHODS = {
     # entropy keeps the policy trying while what is told is still noise to it
-    "grpo": ("grpo", {"entropy_coef": 0.05}, {**LONG, "two_turns": True, "learning_rate": 1e-2}),
-    "score-1": ("score", {"stage": 1}, {**LONG, "num_steps": 100, "learning_rate": 1e-2}),
-    "score-2": ("score", {"stage": 2, "alpha": 2.0}, {**LONG, "learning_rate": 5e-3}),
+    "grpo-turns": toy.Case(
+        "grpo",
+        second_attempt,
+        0.9,
+        {**LONG, "options": {"entropy_coef": 0.05}, "two_turns": True, "learning_rate": 1e-2},
+    ),
+    "score-1": toy.Case(
+        "score",
+        second_attempt,
+        0.9,
+        {**LONG, "options": {"stage": 1}, "num_steps": 100, "learning_rate": 1e-2},
+    ),
+    "score-2": toy.Case(
+        "score", second_attempt, 0.9, {**LONG, "options": {"stage": 2, "alpha": 2.0}, "learning_rate": 5e-3}
+    ),
     # a small network moves by nats in a step, so a nat is paid less; half of WIDTH is seldom right at first
-    "prime": (
+    "prime": toy.Case(
         "prime",
-        {"beta": 0.005, "accuracy_low": 0.0, "accuracy_high": 1.0},
-        {"num_steps": 80, "group_size": 16, "learning_rate": 1e-2},
+        toy.mean_reward,
+        0.9,
+        {
+            "options": {"beta": 0.005, "accuracy_low": 0.0, "accuracy_high": 1.0},
+            "num_steps": 80,
+            "group_size": 16,
+            "learning_rate": 1e-2,
+        },
     ),
 }
-
-
-def run_of(name, **changes):
-    method, options, how = METHODS[name]
-    return toy.learn(method, options=options, **{**how, **changes})
-
-
-def achieved(run):
-    return toy.mean_reward(run) if "process_logprobs" in run.config.needs() else toy.turn_rewards(run)[1]
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("name", METHODS)
 def test_it_learns(name, seed):
-    run = run_of(name, seed=seed)
-    assert achieved(run) >= 0.9
+    run = METHODS[name].train(seed=seed)
+    assert METHODS[name].measure(run) >= METHODS[name].enough
     first = toy.turn_rewards(run)[0]
     if name == "score-1":  # the first attempt is held at the reference, which is right in one of seven
         assert first < 0.3
@@ -52,7 +67,7 @@ def test_it_learns(name, seed):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_check_sees_a_learning_rate_of_zero(name):
-    assert achieved(run_of(name, learning_rate=0.0, num_steps=2)) < 0.3
+    assert METHODS[name].achieved(learning_rate=0.0, num_steps=2) < 0.3
 
 
 def rewards_of_other_rows(algorithm):
@@ -81,12 +96,12 @@ BUGS += [("score-1", attempts_swapped)]
 
 @pytest.mark.parametrize(("name", "bug"), BUGS, ids=[f"{n}-{b.__name__}" for n, b in BUGS])
 def test_the_check_sees_a_planted_bug(name, bug):
-    assert achieved(run_of(name, bug=bug, num_steps=60)) < 0.8
+    assert METHODS[name].achieved(bug=bug, num_steps=60) < 0.8
 
 
-@pytest.mark.parametrize("name", ["grpo", "score-1", "prime"])
+@pytest.mark.parametrize("name", ["grpo-turns", "score-1", "prime"])
 def test_peer_13_sampler_and_learner_agree_while_no_weight_moves(name):
-    for metrics in run_of(name, learning_rate=0.0, num_steps=2).history:
+    for metrics in METHODS[name].train(learning_rate=0.0, num_steps=2).history:
         assert abs(metrics["policy/ratio_gap_mean"]) < 1e-5
         assert metrics["mismatch/logprob_gap_mean"] < 1e-5
 

@@ -34,7 +34,10 @@ class Network(nn.Module):
 
     def forward(self, prompts: Tensor, completions: Tensor) -> Tensor:
         """Return the head's output before each completion token, and after the last: [B, C + 1, outputs]."""
-        return self.head(self.body(self.embed(torch.cat([prompts, completions], 1)))[0])
+        return self.head(self.states(prompts, completions))
+
+    def states(self, prompts: Tensor, completions: Tensor) -> Tensor:
+        return self.body(self.embed(torch.cat([prompts, completions], 1)))[0]
 
 
 def prompt_ids(batch: Batch) -> Tensor:
@@ -53,7 +56,9 @@ class Learner:
     def __post_init__(self) -> None:
         self.process = copy.deepcopy(self.policy)  # of methods with an implicit process reward model
         networks = nn.ModuleList([self.policy, self.critic, self.scorer, self.process])
-        self.parameters = list(networks.parameters())
+        self.length_head = nn.Linear(self.scorer.head.in_features, 1)  # beside the scorer's own
+        self.numbers = nn.ParameterDict({"tie": torch.zeros(())})
+        self.parameters = [*networks.parameters(), *self.length_head.parameters(), *self.numbers.values()]
         self.optimizer = torch.optim.Adam(self.parameters, self.learning_rate)
 
     def forward(self, batch: Batch, needs: frozenset[str]) -> Outputs:
@@ -74,7 +79,17 @@ class Learner:
             scores = self.scorer(prompts, batch.completions)[..., 0]
             found["scores"] = scores.gather(1, batch.lengths[:, None])[:, 0]
             found["token_scores"] = scores[:, 1:]
+        if "length_scores" in needs:
+            found["length_scores"] = self._length_scores(batch, prompts)
+            overlap = (self.scorer.head.weight * self.length_head.weight).sum().abs()
+            return Outputs(**{k: v for k, v in found.items() if k in needs}, head_overlap=overlap)
+        if "parameters" in needs:
+            found["parameters"] = dict(self.numbers)
         return Outputs(**{k: v for k, v in found.items() if k in needs})
+
+    def _length_scores(self, batch: Batch, prompts: Tensor) -> Tensor:
+        states = self.length_head(self.scorer.states(prompts, batch.completions))[..., 0]
+        return states.gather(1, batch.lengths[:, None])[:, 0]
 
     def backward(self, loss: Tensor | float) -> None:
         loss.backward()
@@ -238,8 +253,38 @@ class Teacher:
         return Outputs(logprobs=((1 - TEACHER) / VOCAB + TEACHER * right).log())
 
 
+def graded(num_groups: int, size: int) -> Batch:
+    """Return completions in which a share of the tokens, drawn for each completion, is p + 1."""
+    groups = torch.arange(num_groups).repeat_interleave(size)
+    prompts = torch.randint(0, PROMPTS, (num_groups,))[groups]
+    right = torch.rand(len(prompts), WIDTH) < torch.rand(len(prompts), 1)
+    tokens = torch.where(right, prompts[:, None] + 1, torch.randint(0, VOCAB, (len(prompts), WIDTH)))
+    return make_batch(prompts, tokens, torch.full((len(prompts),), WIDTH), groups=groups)
+
+
+def right_tokens(batch: Batch) -> Tensor:
+    """Return where a completion has p + 1: 1 or 0 of each token."""
+    return ((batch.completions == prompt_ids(batch) + 1) & batch.mask).float()
+
+
+def rankings(num: int, noise: float = 0.0) -> Batch:
+    """Rank four completions by how many tokens are right, as judges with this noise see it; some tie."""
+    batch = graded(num // 4, 4)
+    seen = (right_tokens(batch).sum(-1) + noise * torch.randn(len(batch))).round().view(-1, 4)
+    return replace(batch, ranks=1 + (seen[:, None, :] > seen[:, :, None]).sum(-1).flatten())
+
+
+def steps(num: int, noise: float = 0.0) -> Batch:
+    """Label two steps of three tokens by whether most of the step's tokens are right."""
+    batch = graded(num, 1)
+    right = right_tokens(batch).view(num, 2, WIDTH // 2).sum(-1)
+    labels = torch.full((num, WIDTH), torch.nan)
+    labels[:, [WIDTH // 2 - 1, WIDTH - 1]] = (right + noise / 2 * torch.randn(num, 2) > WIDTH / 4).float()
+    return replace(batch, step_labels=labels)
+
+
 DATA: dict[str, Callable[[int], Batch]] = {
-    "demonstrations": demonstrations, "pairs": pairs, "unpaired": unpaired,
+    "demonstrations": demonstrations, "pairs": pairs, "unpaired": unpaired, "rankings": rankings, "steps": steps,
 }  # fmt: skip
 
 
@@ -256,6 +301,7 @@ class ToyRun:
     group_size: int = 8
     two_turns: bool = False
     staleness: int = 0  # how many steps the sampler's weights are behind
+    data: Callable[[int], Batch] | None = None  # what gives this many rows, in place of DATA
     watch: Callable[[ToyRun], float] | None = None  # what docs/curves.py draws
     curve: list[tuple[int, float]] = field(default_factory=list)
     first_step: int = 0
@@ -281,7 +327,7 @@ class ToyRun:
             return replace(batch, baselines=greedy_rewards(sampler, prompt_ids(batch)[:, 0]))
         if self.config.self_play:
             return self_play(self.learner, 32)
-        return DATA[self.config.data](64)
+        return (self.data or DATA[self.config.data])(64)
 
     def opponent(self) -> NextLogprobs | None:
         """Return the policy that draws half of each group, where the method has one."""
@@ -305,6 +351,9 @@ class ToyRun:
             )  # fmt: skip
             if "old_entropy" in needs:
                 batch = replace(batch, old_entropy=old.entropy)
+        if "old_scores" in needs:
+            old = self.learner.forward(batch, frozenset({"scores", "length_scores"}))
+            batch = replace(batch, old_scores=old.scores, old_length_scores=old.length_scores)
         if "ref_logprobs" in needs:
             ref = self.reference.forward(batch, frozenset({"logprobs"}))
             batch = replace(batch, ref_logprobs=ref.logprobs)
@@ -343,7 +392,7 @@ class ToyRun:
 
     def observe(self, step: int, batch: Batch, metrics: Mapping[str, float]) -> None:
         self.history.append(metrics)
-        if self.watch is not None and step % 5 == 4:
+        if self.watch is not None and (step < 3 or step % 5 == 4):
             self.curve.append((step + 1, self.watch(self)))
 
 
@@ -359,6 +408,7 @@ def learn(
     two_turns: bool = False,
     staleness: int = 0,
     bug: Callable[[Algorithm], Algorithm] | None = None,
+    data: Callable[[int], Batch] | None = None,
     watch: Callable[[ToyRun], float] | None = None,
 ) -> ToyRun:
     """Train a fresh toy network with the method; online methods make two updates of a batch by default."""
@@ -369,10 +419,31 @@ def learn(
         bug(algorithm) if bug else algorithm, config, learner, num_steps=num_steps, seed=seed,
         num_minibatches=num_minibatches or (2 if config.data == "prompts" or config.self_play else 1),
         group_size=group_size, two_turns=two_turns, staleness=staleness,
-        watch=watch,
+        data=data, watch=watch,
     )  # fmt: skip
+    if watch is not None:
+        run.curve.append((0, watch(run)))
     train(run)
     return run
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a test trains a method, what it measures and what is enough; docs/curves.py draws the same."""
+
+    method: str
+    measure: Callable[[ToyRun], float]
+    enough: float
+    how: Mapping[str, Any] = field(default_factory=dict)
+
+    def train(self, **changes: Any) -> ToyRun:
+        """Train it as usual, but for the changes; changed options are laid over the usual ones."""
+        options = {**self.how.get("options", {}), **changes.pop("options", {})}
+        return learn(self.method, **{**self.how, "options": options, **changes})
+
+    def achieved(self, **changes: Any) -> float:
+        """Return what it reaches, with these changes."""
+        return self.measure(self.train(**changes))
 
 
 @torch.no_grad()
@@ -408,6 +479,21 @@ def pair_accuracy(run: ToyRun, *, by: str) -> float:
             rows = ((logprobs - run.reference.forward(batch, needs).logprobs) * batch.mask).sum(-1)
     chosen, rejected = rows.chunk(2)
     return (chosen > rejected).float().mean().item()
+
+
+def by_scores(run: ToyRun) -> float:
+    """Return `pair_accuracy` by the reward model's scores."""
+    return pair_accuracy(run, by="scores")
+
+
+def by_logprobs(run: ToyRun) -> float:
+    """Return `pair_accuracy` by the log-prob of a token."""
+    return pair_accuracy(run, by="logprobs")
+
+
+def by_log_ratio(run: ToyRun) -> float:
+    """Return `pair_accuracy` by the log-ratio to the start."""
+    return pair_accuracy(run, by="log_ratio")
 
 
 @torch.no_grad()
