@@ -61,7 +61,7 @@ def token_logprobs_of(
         bias: of the LM head.
         scale: multiplies the logits, before the cap (Cohere's logit_scale, 1 / Granite's logits_scaling).
         entropy: also return -sum p log p of each row's distribution, at the same temperature.
-        block_elements: the most logits that exist at once; None: 2^22 on a CPU, 2^26 on a GPU.
+        block_elements: the most logits that exist at once; None: 2^20 on a CPU, 2^26 on a GPU.
 
     Raises:
         ValueError: temperature or softcap is not positive.
@@ -70,7 +70,7 @@ def token_logprobs_of(
         raise ValueError(f"temperature and softcap must be positive, not {temperature} and {softcap}")
     device = hidden.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    elements = block_elements or (2**22 if device == "cpu" else 2**26)
+    elements = block_elements or (2**20 if device == "cpu" else 2**26)
     transform = _Transform(scale, softcap, temperature, compute, elements)
     outputs: tuple[Tensor, Tensor]
     outputs = _TokenLogprobs.apply(hidden, weight, bias, targets, transform, entropy)  # type: ignore[no-untyped-call]
@@ -129,7 +129,8 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = (
             torch.zeros_like(states, dtype=transform.accumulate) if ctx.needs_input_grad[0] else None
         )
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        new = torch.empty_like if len(states) else torch.zeros_like  # every block is written, if there is one
+        grad_weight = new(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         sums = _BlockSums(grad_weight, transform.accumulate)
         with torch.autocast(hidden.device.type, enabled=False):

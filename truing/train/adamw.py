@@ -7,13 +7,13 @@ compute copy is written, before the next part is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_PART_ELEMENTS = 2**20  # 4 MiB of float32
+_PART_ELEMENTS = 2**19  # 2 MiB of float32
 
 
 def step_by_parts(
@@ -39,6 +39,17 @@ def step_by_parts(
                 _kernel(group, part, gradient, exp_avg, exp_avg_sq, state["step"], scales.get(master))
                 if master in copies:
                     copy.copy_(part)
+
+
+def norms_by_parts(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the float32 norm of each gradient, or of each of its parts where it is not float32."""
+    buffer = torch.empty(2 * _PART_ELEMENTS)
+    norm = torch.linalg.vector_norm
+    return [
+        norm(_float32(part, buffer))
+        for gradient in gradients
+        for part in ([gradient] if gradient.dtype == torch.float32 else _parts(gradient))
+    ]
 
 
 def _float32(gradient: Tensor, buffer: Tensor) -> Tensor:

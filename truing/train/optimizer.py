@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from truing.errors import CheckpointError, ModelError
 from truing.model.precision import cast_parameters
-from truing.train.adamw import step_by_parts
+from truing.train.adamw import norms_by_parts, step_by_parts
 
 
 class MasterAdamW:
@@ -65,7 +65,8 @@ class MasterAdamW:
         found = self.gradients(network)
         if not found:
             return torch.zeros((), device=next(iter(self.masters[network].values())).device)
-        norms = torch._foreach_norm(found, 2, dtype=torch.float32)
+        by_foreach = partial(torch._foreach_norm, ord=2, dtype=torch.float32)
+        norms = norms_by_parts(found) if self._by_parts else by_foreach(found)
         return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
     def clip(self, network: str, norm: Tensor, max_norm: float) -> None:
