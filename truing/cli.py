@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truing.commands import chat, compare, doctor, plugins, runs, train, verify
+from truing.commands import chat, compare, doctor, plugins, runs, serve, train, verify
 
 app = typer.Typer(
     name="truing",
@@ -48,6 +48,7 @@ app.command("compare")(compare.compare)
 app.command("scaling")(compare.scaling)
 app.command("verify")(verify.verify)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("list")(plugins.list_plugins)
 app.command("doctor")(doctor.doctor)
 

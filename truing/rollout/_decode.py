@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,12 @@ _SHRINK = 0.75  # the grid is rebuilt when it can be this much smaller
 
 @dataclass(slots=True)
 class Row:
-    """One completion while it grows; `random` gives its uniforms and nobody else's."""
+    """One completion while it grows; `random` gives its uniforms and nobody else's.
+
+    Args:
+        num_top: how many of the likeliest tokens are kept at each position, in `top`.
+        ends: whether the tokens so far end it, besides the stop tokens; None: nothing else does.
+    """
 
     prompt: int
     random: np.random.Generator
@@ -33,12 +38,15 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    num_top: int = 0
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
+    ends: Callable[[Sequence[int]], bool] | None = None
 
     def append(self, token: int, logprob: float) -> None:
         """Add a drawn token and finish at a stop token or at the limit."""
         self.tokens.append(token)
         self.logprobs.append(logprob)
-        if token in self.stops:
+        if token in self.stops or (self.ends is not None and self.ends(self.tokens)):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.max_tokens:
             self.finish_reason = "length"
@@ -63,6 +71,9 @@ def draw(drawer: Drawer, logits: Float[Tensor, "R V"], rows: Sequence[Row | None
     uniforms = [row.random.random() if row is not None else 0.5 for row in alive]
     drawn, logprobs = drawer(logits, torch.tensor(uniforms, dtype=torch.float64, device=logits.device))
     tokens: list[int] = drawn.tolist()
+    for place, row in enumerate(alive):
+        if row is not None and row.num_top:
+            row.top.append(drawer.likeliest(place, row.num_top))
     for row, token, logprob in zip(alive, tokens, logprobs.tolist(), strict=True):
         if row is not None:
             row.append(token, logprob)

@@ -50,6 +50,11 @@ class Drawer:
             tokens = _inverse_cdf(drawn_from, blocks, uniforms)
         return tokens, probs.gather(1, tokens[:, None])[:, 0].log()
 
+    def likeliest(self, row: int, count: int) -> list[tuple[int, float]]:
+        """Return the likeliest ids of a row of the last draw with their log-probs [nats], likeliest first."""
+        probs, ids = self._probs[row].topk(count)
+        return list(zip(ids.tolist(), probs.log().tolist(), strict=True))
+
     def _scaled(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B W"]:
         """Return the logits in the float32 buffer, padded with -inf to whole blocks."""
         num_rows, vocabulary = logits.shape

@@ -94,16 +94,32 @@ class HFSampler:
         check_prompts(prompts, params, self._config)
         if not prompts:
             return []
-        max_rows = self._max_rows or self._rows_that_fit(
-            max(map(len, prompts)), params.max_tokens, num_samples
-        )
         rows = [new_rows(p, num_samples, params) for p in range(len(prompts))]
-        groups = [part[i : i + max_rows] for part in rows for i in range(0, num_samples, max_rows)]
+        self.grow(prompts, rows, params)
+        return [[completion_of(row, self._tokenizer, self._version) for row in part] for part in rows]
+
+    @torch.inference_mode()
+    def grow(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[Sequence[Row]],
+        params: SamplingParams,
+    ) -> None:
+        """Grow rows until each is finished; a prompt's rows may have limits and stops of their own.
+
+        Args:
+            prompts: token ids that `check_prompts` let pass.
+            rows: of each prompt.
+            params: temperature, top_p and top_k of all; max_tokens is the most that any row may have.
+        """
+        max_rows = self._max_rows or self._rows_that_fit(
+            max(map(len, prompts)), params.max_tokens, max(map(len, rows))
+        )
+        groups = [list(part[i : i + max_rows]) for part in rows for i in range(0, len(part), max_rows)]
         if self.plain_reason:
             generate_plain(self._copy.model, prompts, groups, params)
         else:
             Decoding(self._copy.model, prompts, params).run(groups, max_rows)
-        return [[completion_of(row, self._tokenizer, self._version) for row in part] for part in rows]
 
     def _rows_that_fit(self, prompt_tokens: int, max_tokens: int, num_samples: int) -> int:
         """Return how many rows half of the free memory holds, at least 1."""

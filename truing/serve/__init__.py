@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of a chat model over the embedded sampler."""
