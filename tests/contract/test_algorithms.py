@@ -443,6 +443,12 @@ PAPERS = [
     ("simpo", {"beta": 2.0, "gamma_over_beta": 0.5, "nll_weight": 0.0}),
     ("cpo", {"beta": 0.1, "nll_weight": 1.0, "loss": "sigmoid"}),
     ("alphapo", {"alpha": 0.25}),
+    ("reward_model", {"use_margin": False, "centering_coef": 0.0, "use_labels": False}),
+    ("plackett_luce", {"top_m": 0}),
+    ("thurstone", {"scale": 1.0}),
+    ("process_reward", {"reduction": "step_mean"}),
+    ("implicit_process_reward", {"beta": 0.05}),
+    ("odin", {"length_coef": 1.0, "overlap_coef": 1.0}),
     ("kto", {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0, "kl_estimate": "mismatched"}),
     ("sft", {"loss": "nll", "reduction": "token_mean", "neftune_alpha": 0.0}),
 ]

@@ -9,7 +9,8 @@ one judged, and no paraphraser brings its own length and style. q is over the ba
 batch began, where the paper's is over the data set and an epoch. The loss is that of `reward_model`.
 
 |D| gives pairs that are ranked wrongly and by far next to no weight; signed = true uses max(D, 0), which
-leaves them all of it. Measure on pairs that were held out: the training metrics stay unweighted.
+leaves them all of it. Measure on pairs that were held out. Only a summary of the paper was at hand, so tau
+and budget are ours.
 """
 
 from __future__ import annotations
