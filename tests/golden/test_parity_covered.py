@@ -11,7 +11,6 @@ LATER = {
     # other advantages
     "reward": "repetition_penalty",
     "judge": "order_swap",
-    "cai": "soft_label soft_bt_loss",
     "infer": "mcts_selection",
 }
 # What we do in another way on purpose, and why.
