@@ -242,6 +242,44 @@ class SamplerConfig(Strict):
     )
 
 
+class Endpoint(Strict):
+    """A chat model that judges: at an OpenAI-compatible address, or in this process."""
+
+    model: str = Field(
+        min_length=1, description="as the endpoint names it; without url: folder, hub id, alias"
+    )
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="base URL, such as http://127.0.0.1:8000/v1; None: in-process",
+    )
+    api_key_env: str | None = Field(None, description="environment variable that holds the API key")
+    max_concurrency: int = Field(8, gt=0, description="requests under way at once")
+    timeout_s: float = Field(60.0, gt=0, allow_inf_nan=False, description="of one try [s]")
+    deadline_s: float = Field(
+        300.0, gt=0, allow_inf_nan=False, description="of a request with its retries [s]"
+    )
+    max_tries: int = Field(6, gt=0, description="after a 429, a 5xx, a timeout or a lost connection")
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the endpoint calls the limit of a reply"
+    )
+    cache: str | None = Field(None, description="SQLite file of replies; None: nothing is kept")
+    cache_tag: str = Field(
+        "", description="part of the cache's key: change it with the model behind the name"
+    )
+    input_price: float = Field(0.0, ge=0, allow_inf_nan=False, description="per million prompt tokens")
+    output_price: float = Field(0.0, ge=0, allow_inf_nan=False, description="per million reply tokens")
+
+    @model_validator(mode="after")
+    def _has_use(self) -> Endpoint:
+        only_with_url = {"api_key_env", "limit_name", "input_price", "output_price"} & self.model_fields_set
+        if self.url is None and only_with_url:
+            raise ValueError(f"without url the model runs in this process: {min(only_with_url)} does nothing")
+        if self.cache is None and self.cache_tag:
+            raise ValueError("cache_tag does nothing without cache: set cache, or leave cache_tag out")
+        return self
+
+
 class Reward(Strict):
     """One term of the reward: a verifier, its weight and its options."""
 

@@ -70,5 +70,18 @@ class VerifierError(TruingError, RuntimeError):
     """A verifier's worker cannot be started; a single bad completion never raises this."""
 
 
+class JudgeError(TruingError, RuntimeError):
+    """An endpoint gave no usable reply: `status` is "timed_out" or "failed".
+
+    A judge turns it into a verdict of that status; only who asks an endpoint directly meets it.
+    """
+
+    def __init__(
+        self, message: str, status: str = "failed", *, retry: bool = False, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry, self.retry_after_s = status, retry, retry_after_s
+
+
 class SandboxError(TruingError, RuntimeError):
     """Untrusted code cannot be isolated on this machine, so it is not run at all."""
