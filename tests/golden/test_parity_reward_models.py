@@ -126,7 +126,7 @@ TIES = {
 
 @pytest.mark.parametrize("id", ["rm.rao_kupper", "rm.davidson"])
 @pytest.mark.parametrize("learned", [True, False])
-def test_ties(parity, make_batch, id, learned):
+def test_peer_26_ties_are_ties(parity, make_batch, id, learned):
     golden = parity[id]
     name, key, logprobs_of = TIES[id]
     value, algorithm = golden.params[key], plugins.load("algorithms", name).ALGORITHM

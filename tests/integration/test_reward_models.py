@@ -98,8 +98,7 @@ def batch_of_texts(folder: Path | str, texts: list[str]) -> Batch:
 def test_every_method_trains_from_its_rows(
     name: str, tmp_path: Path, tiny_model: Path, data: dict[str, str]
 ) -> None:
-    learner = {"learning_rate": 1e-2, "micro_batch_tokens": 64}
-    made = run(tmp_path, stage(name, tiny_model, data, steps=16, batch_size=8, learner=learner))
+    made = run(tmp_path, stage(name, tiny_model, data, steps=16, batch_size=16))
     assert all(math.isfinite(v) for m in made.metrics for v in m.values() if isinstance(v, float))
     loss = next(k for k in made.metrics[0] if k.startswith("loss/"))
     first, last = (sum(m[loss] for m in part) / 3 for part in (made.metrics[:3], made.metrics[-3:]))
