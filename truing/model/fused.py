@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
 _silu_backward = torch.ops.aten.silu_backward.grad_input
+_THIN = 128
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -176,6 +177,6 @@ class _GatedMlp(torch.autograd.Function):
 
 
 def _outer(grads: Float[Tensor, "T O"], rows: Float[Tensor, "T I"]) -> Float[Tensor, "O I"]:
-    """Return grads.T @ rows."""
-    left = grads.T.contiguous() if grads.dtype == torch.bfloat16 else grads.T
-    return left @ rows
+    """Return grads.T @ rows; a bfloat16 copy pays where the product is not a thin one, as of an adapter."""
+    copied = grads.dtype == torch.bfloat16 and rows.shape[1] >= _THIN
+    return (grads.T.contiguous() if copied else grads.T) @ rows
