@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from truing.commands import chat, compare, doctor, plugins, runs, serve, train, verify
+from truing.commands import chat, compare, constitution, doctor, label, plugins, runs, serve, train, verify
 
 app = typer.Typer(
     name="truing",
@@ -49,6 +49,8 @@ app.command("scaling")(compare.scaling)
 app.command("verify")(verify.verify)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
+app.command("label")(label.label)
+app.add_typer(constitution.app, name="constitution")
 app.command("list")(plugins.list_plugins)
 app.command("doctor")(doctor.doctor)
 

@@ -1,1 +1,1 @@
-"""Feedback from models: preference labels, constitutions, self-rewarding rounds, each with its audit trail."""
+"""Feedback from models: preference labels, constitutions and self-rewarding rounds, with an audit trail."""

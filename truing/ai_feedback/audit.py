@@ -21,6 +21,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def seed_from(*key: Any) -> int:
+    """Return a seed that is a function of the key, so that no two prompts share their random numbers."""
+    return int(digest(key)[:8], 16) >> 1
+
+
 def prompt_hash(messages: Sequence[Message]) -> str:
     """Return what an audit calls a prompt: the digest of its turns."""
     return digest([[m.role, m.content] for m in messages])
