@@ -46,6 +46,7 @@ def cases() -> Iterator[tuple[str, Any]]:
 MEASURED = {
     "mean_reward": "mean reward",
     "second_attempt": "reward of the second attempt",
+    "order_recovered": "Kendall's tau with the known order",
     "imitation": "teacher's entropy / held-out loss",
     "by_scores": "held-out pairs ranked right",
     "by_logprobs": "held-out pairs ranked right",

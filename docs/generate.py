@@ -153,13 +153,18 @@ def page_facts(f: Facts) -> str:
     lines += [f"| {f.data} | {f.reference} | {f.models} | {f.unit} |", ""]
     if f.options:
         lines += ["| option | default | |", "|---|---|---|"]
-        lines += [f"| `{key}` | `{default}` | {text} |" for key, default, text in f.options]
+        lines += [f"| `{key}` | `{default}` | {cell(text)} |" for key, default, text in f.options]
     else:
         lines += ["It has no options of its own."]
-    lines += ["", "| metric | |", "|---|---|", *(f"| `{key}` | {text} |" for key, text in f.metrics)]
+    lines += ["", "| metric | |", "|---|---|", *(f"| `{key}` | {cell(text)} |" for key, text in f.metrics)]
     if (PAGES / "curves" / f"{f.name}.svg").is_file():
         lines += ["", f"![{f.name} on the toy task, five seeds](curves/{f.name}.svg)"]
     return "\n".join(lines)
+
+
+def cell(text: str) -> str:
+    """Return text that stays in its table cell."""
+    return text.replace("|", "\\|")
 
 
 def between(text: str, markers: tuple[str, str], made: str, path: Path) -> str:
