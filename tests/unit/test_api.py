@@ -45,9 +45,7 @@ def test_train_writes_rows_into_the_run_folder(started: list[tuple[Recipe, Path]
     ((recipe, folder),) = started
     assert result == "the result" and folder == Path("runs/dpo-001")
     (stage,) = recipe.stages
-    assert stage.options == {"beta": 0.2, "label_smoothing": 0.0} and stage.data.train == str(
-        tmp_path / folder / "data.jsonl"
-    )
+    assert stage.options["beta"] == 0.2 and stage.data.train == str(tmp_path / folder / "data.jsonl")
     written = (folder / "data.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in written] == PAIRS
     assert stage.evaluation is not None and Path(str(stage.evaluation.data)).read_text().count("\n") == 1
