@@ -146,6 +146,23 @@ class EnvironmentOptions(Strict):
         return 1
 
 
+class TermOptions(Strict):
+    """Base of the Config of every term in `truing/terms/`.
+
+    batch_wide: a completion's number depends on the other completions of the batch.
+    """
+
+    batch_wide: ClassVar[bool] = False
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the names of the terms whose values it takes."""
+        return ()
+
+    def silent_up_to(self) -> int:
+        """Return the length up to which it says the same of every completion [tokens]."""
+        return 0
+
+
 class Generator(Strict):
     """Rows made by a function of `truing/data/` (or a dotted or file path), from a seed."""
 
@@ -280,12 +297,70 @@ class Endpoint(Strict):
         return self
 
 
-class Reward(Strict):
-    """One term of the reward: a verifier, its weight and its options."""
+class JudgeOptions(Strict):
+    """Base of every judge's Config: how the chat model is asked.
 
-    verifier: str = Field(description="name in truing/verifiers/, dotted path or .py path")
+    completions: how many it looks at side by side; with 2 the verdict is how good the first is.
+    """
+
+    completions: ClassVar[Literal[1, 2]] = 1
+
+    votes: int = Field(1, gt=0, description="replies that are averaged; more than one needs a temperature")
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
+    seed: int = Field(0, ge=0, description="of the first vote; the next ones count on")
+    max_tokens: int = Field(1024, gt=0, description="of a reply")
+    reasons: bool = Field(True, description="it gives reasons before its verdict; else the label alone")
+    use_logprobs: bool = Field(
+        False, description="the expected verdict over the labels' log-probs, which the endpoint must give"
+    )
+    reminders: int = Field(1, ge=0, description="how often it is asked again after a reply without verdict")
+
+    @model_validator(mode="after")
+    def _votes_differ(self) -> JudgeOptions:
+        if self.votes > 1 and self.temperature == 0:
+            raise ValueError("at temperature 0 every vote is the same: set a temperature, or votes = 1")
+        return self
+
+
+class Reward(Strict):
+    """One term of the reward: what gives a completion a number, and what the number counts for.
+
+    The table `rewards.reward_model` has neither verifier nor term: its number is the score of the stage's
+    `reward_model`.
+    """
+
+    verifier: str | None = Field(None, description="name in truing/verifiers/, dotted path or .py path")
+    term: str | None = Field(
+        None, description="instead of a verifier: name in truing/terms/ (lengths), dotted path or .py path"
+    )
     weight: float = Field(1.0, allow_inf_nan=False)
+    floor: float | None = Field(None, allow_inf_nan=False, description="a value below counts as this one")
+    ceiling: float | None = Field(None, allow_inf_nan=False, description="a value above counts as this one")
+    scale: Literal["none", "batch", "group"] = Field(
+        "none",
+        description="(value - mean) / std before the weight, over the scored completions of the step or of "
+        "the same prompt (GDPO), so that terms of any scale count alike",
+    )
+    gate: bool = Field(
+        False, description="the other terms count only where this one's value reaches the threshold"
+    )
+    threshold: float = Field(0.5, allow_inf_nan=False, description="of a gate")
+    failed: float = Field(
+        0.0, allow_inf_nan=False, description="reward of a completion that does not pass this gate"
+    )
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Reward:
+        if self.verifier is not None and self.term is not None:
+            raise ValueError("verifier and term are both set: a reward's term is one of them")
+        if self.options and self.verifier is None and self.term is None:
+            raise ValueError("options are of a verifier or a term, and neither is set")
+        if self.floor is not None and self.ceiling is not None and self.floor >= self.ceiling:
+            raise ValueError(f"floor {self.floor:g} is not below ceiling {self.ceiling:g}")
+        if not self.gate and (self.threshold != 0.5 or self.failed != 0.0):
+            raise ValueError("threshold and failed are of a gate: set gate = true, or leave them out")
+        return self
 
 
 class Ensemble(Strict):

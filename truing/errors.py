@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 class TruingError(Exception):
@@ -77,7 +78,12 @@ class JudgeError(TruingError, RuntimeError):
     """
 
     def __init__(
-        self, message: str, status: str = "failed", *, retry: bool = False, retry_after_s: float = 0.0
+        self,
+        message: str,
+        status: Literal["timed_out", "failed"] = "failed",
+        *,
+        retry: bool = False,
+        retry_after_s: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.status, self.retry, self.retry_after_s = status, retry, retry_after_s

@@ -23,7 +23,7 @@ Unit = Literal[
     "step", "replay_token",
 ]  # fmt: skip
 FinishReason = Literal["stop", "length"]
-Status = Literal["scored", "unparsable", "timed_out", "failed"]
+Status = Literal["scored", "unparsable", "timed_out", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ HERE = Path(__file__).parent
 LATER = {
     # other advantages
     "reward": "repetition_penalty",
-    "judge": "order_swap",
-    "infer": "mcts_selection",
 }
 # What we do in another way on purpose, and why.
 NOT_OURS = {

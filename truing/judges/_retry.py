@@ -22,7 +22,6 @@ async def with_retries(
     max_tries: int,
     deadline_s: float,
     on_retry: Callable[[], None],
-    first_s: float = _FIRST_S,
 ) -> T:
     """Return what an attempt returns; after an error that may pass, wait and try again.
 
@@ -31,7 +30,6 @@ async def with_retries(
         max_tries: in all.
         deadline_s: from the first try to the end of the last [s].
         on_retry: is called before each try after the first.
-        first_s: the longest first wait; it doubles with each try [s].
 
     Raises:
         JudgeError: the last one; its status is "timed_out" where the deadline ended the tries.
@@ -48,7 +46,7 @@ async def with_retries(
                 tries = f" ({number} tries)" if number > 1 else ""
                 raise JudgeError(f"{error}{tries}", error.status) from error
             wait = max(
-                error.retry_after_s, _jitter.uniform(0.5, 1) * min(first_s * 2 ** (number - 1), _LONGEST_S)
+                error.retry_after_s, _jitter.uniform(0.5, 1) * min(_FIRST_S * 2 ** (number - 1), _LONGEST_S)
             )
             if time.monotonic() + wait >= end:
                 raise JudgeError(
