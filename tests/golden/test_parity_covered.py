@@ -7,10 +7,7 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATER = {
-    # other advantages
-    "reward": "repetition_penalty",
-}
+LATER: dict[str, str] = {}  # family: names, of what is not tested yet
 # What we do in another way on purpose, and why.
 NOT_OURS = {
     "grpo.dapo_accumulation": "it divides by the tokens of the generation batch; ours by those of each update",

@@ -17,6 +17,7 @@ class Kind(StrEnum):
 
     algorithms = "algorithms"
     verifiers = "verifiers"
+    terms = "terms"
     environments = "environments"
     generators = "generators"
 

@@ -46,8 +46,17 @@ METRICS: Mapping[str, str] = {
         "Mean reward of what the opponent (reference or mixture) wrote for the same prompts. reward/mean "
         "should pull away from it."
     ),
+    "reward/*_failed_share": (
+        "Share [0-1] of completions that do not pass this gate, so that the other terms do not count. Falls; "
+        "near 1 hardly anything else can be learned yet."
+    ),
+    "reward/*_ceiling_share": (
+        "Share [0-1] of completions whose value is cut at this term's ceiling: beyond it, more earns nothing."
+    ),
+    "reward/*_floor_share": ("Share [0-1] of completions whose value is raised to this term's floor."),
     "reward/*_mean": (
-        "Mean value of this verifier over the completions that it could score, before its weight."
+        "Mean value of this term (verifier, reward model or length) over the completions that it could "
+        "score, before bounds, scale and weight."
     ),
     "rewards/accuracy": (
         "Share [0-1] of pairs whose chosen side has the higher reward, ties counted half. 0.5 is chance; "

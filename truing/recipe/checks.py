@@ -130,9 +130,6 @@ def _online(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
     if method.rewarded and not values.get("rewards") and "reward_model" not in values:
         right = 'add one, for example rewards.answer.verifier = "math_answer", or set reward_model'
         yield Complaint(("rewards",), f"{method.name} maximises a reward, and there is none", right)
-    if "reward_model" in values and at(values, ("rewards", "reward_model")) is not None:
-        right = "give the verifier's term another name"
-        yield Complaint(("rewards", "reward_model"), "reward_model adds a term of this very name", right)
 
 
 def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
@@ -210,8 +207,6 @@ def _sizes(stage: Stage, method: Method) -> Iterator[Complaint]:
     if stage.learner.num_minibatches > rows:
         what = f"{stage.learner.num_minibatches} minibatches of a batch of {rows} rows would be empty"
         yield Complaint(("learner", "num_minibatches"), what, f"at most {rows}, or a larger batch_size")
-    if stage.reward_model is None and stage.rewards and all(r.weight == 0 for r in stage.rewards.values()):
-        yield Complaint(("rewards",), "every weight is 0, so there is nothing to learn", "give one a weight")
 
 
 def link_problems(names: list[str], stages: list[Mapping[str, Any]], methods: list[Method | None]) -> list[

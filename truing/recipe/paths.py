@@ -69,7 +69,7 @@ def _plugin_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
     yield from (("replay", "data", "train", "generator"), ("calibration", "data", "generator"))
     rewards = values.get("rewards")
     for name in rewards if isinstance(rewards, dict) else ():
-        yield ("rewards", name, "verifier")
+        yield from (("rewards", name, "verifier"), ("rewards", name, "term"))
 
 
 def _candidates(draft: Draft, path: KeyPath, folder: Path | None) -> list[Path]:

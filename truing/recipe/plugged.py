@@ -18,7 +18,7 @@ def plugin_problems(draft: Draft) -> list[Problem]:
     """Return what is wrong with the names of verifiers, generators and engines, and with their options."""
     rewards = draft.values.get("rewards")
     tables: list[KeyPath] = [("rewards", name) for name in rewards] if isinstance(rewards, dict) else []
-    found = list[Problem]()
+    found = [p for table in tables for p in _configured(draft, table, "terms", "term")]
     for table in [*tables, ("evaluation",)]:
         found += _configured(draft, table, "verifiers", "verifier")
     found += _configured(draft, ("environment",), "environments", "name")

@@ -14,6 +14,7 @@ from truing.recipe.draft import Document, Draft, at, table_part
 from truing.recipe.paths import resolve_paths
 from truing.recipe.plugged import plugin_complaint, plugin_problems, said
 from truing.recipe.positions import KeyPath
+from truing.recipe.rewards import reward_complaints
 from truing.recipe.validation import located_problems
 
 
@@ -88,6 +89,7 @@ def _stage(draft: Draft, method: Method | None) -> tuple[Stage | None, list[Prob
     stage = Stage.model_validate(draft.values) if not wrong else _sound_part(draft, wrong)
     if method is not None:
         complaints = [*unused(draft.values, method), *contradictions(draft.values, stage, method)]
+        complaints += reward_complaints(draft.values, stage, method)
         problems += said(draft, [c for c in complaints if not c.path or c.path not in wrong])
     if wrong or stage is None:
         return None, problems

@@ -22,7 +22,7 @@ from truing.errors import ConfigError, DataError
 from truing.log import Progress, StageLog, Tracker
 from truing.model.load import Loaded, eos_token_ids, load_model
 from truing.model.reference import build_reference
-from truing.rewards import load_term
+from truing.rewards import load_term, load_terms
 from truing.rollout.sampler import Sampler, SamplingParams
 from truing.train.batches import batch_of
 from truing.train.calibration import calibrate
@@ -199,8 +199,7 @@ def _collector(
             rows=rows, order=order, sampler=sampler, params=params, decode=start.tokenizer.decode,
             batch_size=stage.batch_size, group_size=s.group_size, seed=stage.seed,
         )  # fmt: skip
-    terms = [load_term(n, r.verifier, r.weight, r.options) for n, r in stage.rewards.items()]
-    scorer = Scorer(terms, score)
+    scorer = Scorer(load_terms(stage.rewards, scored=score is not None), score)
     if opponent is not None:
         return Opposed(
             prompts=rows, prompt_tokens=[prompt_tokens(start.tokenizer, p) for p in rows], order=order,

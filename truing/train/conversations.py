@@ -170,6 +170,7 @@ def _rollout(talk: Conversation, scored: Sequence[Rollout]) -> Rollout:
     )
     statuses = [r.status for r in talk.replies]
     facts = {
+        **last.facts,
         "environment/turns_per_conversation": float(len(talk.turns)),
         "environment/malformed_per_conversation": float(statuses.count("malformed")),
         "environment/exhausted_per_conversation": float(statuses.count("exhausted")),

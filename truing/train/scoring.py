@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from math import isfinite
+from typing import Protocol
 
 import torch
 
 from truing.errors import VerifierError
 from truing.math.scores import disagreement
-from truing.rewards import RewardTerm, combine, judge_all
+from truing.rewards import SCORES, AnyTerm, BatchTerm, RewardTerm, ScoreTerm, compose, judge_all
+from truing.terms import Written
 from truing.train.batches import batch_of_rollouts
-from truing.types import Batch, Completion, Prompt, Rollout
+from truing.types import Batch, Completion, Prompt, Rollout, Verdict
 
 
 class Score(Protocol):
@@ -33,11 +35,11 @@ class Scorer:
     """What says how good completions are.
 
     Args:
-        terms: verifiers with their weights; without any, every reward starts from 0.
-        score: reward models, whose score of a completion is added to the terms' sum.
+        terms: of the reward, see `truing.rewards`; without any, every reward is 0.
+        score: reward models, whose score is the term `reward_model`.
     """
 
-    terms: Sequence[RewardTerm]
+    terms: Sequence[AnyTerm]
     score: Score | None = None
 
     def __call__(
@@ -48,29 +50,64 @@ class Scorer:
         groups: Sequence[int],
     ) -> list[Rollout]:
         """Return one rollout a completion; its reward is None where a term could not be scored."""
-        weights = {t.name: t.weight for t in self.terms}
-        verdicts = judge_all(self.terms, prompts, completions)
+        said = judge_all([t for t in self.terms if isinstance(t, RewardTerm)], prompts, completions)
         rollouts = [
-            Rollout(prompt, tuple(ids), completion, group, said, combine(said, weights))
-            for prompt, ids, completion, group, said in zip(
-                prompts, prompt_tokens, completions, groups, verdicts, strict=True
+            Rollout(prompt, tuple(ids), completion, group, verdicts, _provisional(verdicts))
+            for prompt, ids, completion, group, verdicts in zip(
+                prompts, prompt_tokens, completions, groups, said, strict=True
             )
         ]
-        return self._add_scores(rollouts)
+        rollouts = self._measured(self._scored(rollouts))
+        composed = compose(self._terms(), [r.verdicts for r in rollouts], groups)
+        return [
+            replace(r, reward=c.reward, facts={**r.facts, **c.facts})
+            for r, c in zip(rollouts, composed, strict=True)
+        ]
 
-    def _add_scores(self, rollouts: list[Rollout]) -> list[Rollout]:
+    def _terms(self) -> list[AnyTerm]:
+        listed = any(isinstance(t, ScoreTerm) for t in self.terms)
+        return [*self.terms] if listed or self.score is None else [*self.terms, ScoreTerm()]
+
+    def _scored(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Return the rollouts with the reward models' verdict on those that verifiers could score."""
         scored = [i for i, r in enumerate(rollouts) if r.reward is not None]
         if self.score is None or not scored:
             return rollouts
         members = self.score.members(batch_of_rollouts([rollouts[i] for i in scored]))
         scores, spread = self.score.combine(members).tolist(), disagreement(members).tolist()
         for i, score, std in zip(scored, scores, spread, strict=True):
-            base, facts = rollouts[i].reward, rollouts[i].facts
-            assert base is not None
-            if len(members) > 1:
-                facts = {**facts, "reward/member_std": std}
-            rollouts[i] = replace(rollouts[i], reward=base + score, facts=facts)
+            facts = {"reward/member_std": std} if len(members) > 1 else {}
+            verdict = Verdict("scored", score) if isfinite(score) else Verdict("failed", evidence=str(score))
+            rollouts[i] = _said(rollouts[i], SCORES, verdict, facts)
         return rollouts
+
+    def _measured(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Return the rollouts with what batch terms measure of those that are scored so far."""
+        for term in self.terms:
+            if isinstance(term, BatchTerm):
+                scored = [i for i, r in enumerate(rollouts) if r.reward is not None]
+                written = [_written(rollouts[i]) for i in scored]
+                values = term.measure(written, term.config) if scored else []
+                for i, value in zip(scored, values, strict=True):
+                    rollouts[i] = _said(rollouts[i], term.name, Verdict("scored", value))
+        return rollouts
+
+
+def _provisional(verdicts: Mapping[str, Verdict]) -> float | None:
+    """Return 0 while nothing stands against a reward, and None for a completion that will have none."""
+    return None if any(v.value is None for v in verdicts.values()) else 0.0
+
+
+def _said(rollout: Rollout, name: str, verdict: Verdict, facts: Mapping[str, float] | None = None) -> Rollout:
+    verdicts = {**rollout.verdicts, name: verdict}
+    return replace(
+        rollout, verdicts=verdicts, reward=_provisional(verdicts), facts={**rollout.facts, **(facts or {})}
+    )
+
+
+def _written(rollout: Rollout) -> Written:
+    values = {name: v.value for name, v in rollout.verdicts.items() if v.value is not None}
+    return Written(rollout.completion, rollout.group, values)
 
 
 def require_scored(step: int, rollouts: Sequence[Rollout]) -> None:
@@ -112,7 +149,7 @@ def rollout_metrics(rollouts: Sequence[Rollout], max_tokens: int) -> dict[str, f
     }
     for name in dict.fromkeys(name for r in rollouts for name in r.facts):
         out[name] = _mean([r.facts[name] for r in rollouts if name in r.facts])
-    for name in rollouts[0].verdicts:
-        values: list[Any] = [r.verdicts[name].value for r in rollouts]
-        out[f"reward/{name}_mean"] = _mean([v for v in values if v is not None])
+    for name in dict.fromkeys(name for r in rollouts for name in r.verdicts):
+        said = [r.verdicts[name].value for r in rollouts if name in r.verdicts]
+        out[f"reward/{name}_mean"] = _mean([v for v in said if v is not None])
     return out

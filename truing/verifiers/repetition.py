@@ -8,12 +8,12 @@ needs a partner that says whether the completion is right: silence repeats nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import Field
 
 from truing.config import Strict
+from truing.math.lengths import repeated_share
 from truing.types import Verdict
 from truing.verifiers import Example
 
@@ -47,11 +47,3 @@ def verify(completion: str, reference: Any, config: Config) -> Verdict:
         value = 1.0 - repeated_share(words, ngram=config.ngram)
         evidence = f"{1 - value:.0%} of its {config.ngram}-grams were there before"
     return Verdict("scored", value, evidence, time.perf_counter() - start)
-
-
-def repeated_share(tokens: Sequence[Any], *, ngram: int) -> float:
-    """Return 1 - distinct n-grams / n-grams, in [0, 1); 0 where there are fewer tokens than n."""
-    count = len(tokens) - ngram + 1
-    if count <= 0:
-        return 0.0
-    return (count - len({tuple(tokens[i : i + ngram]) for i in range(count)})) / count
