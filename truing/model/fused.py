@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
 _silu_backward = torch.ops.aten.silu_backward.grad_input
-_THIN = 128
+_THIN, _FEW_ROWS = 128, 1024  # measured; see _outer
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -124,10 +124,7 @@ def _linear(module: nn.Linear, x: Float[Tensor, "*T I"]) -> Float[Tensor, "*T O"
 
 
 class _Linear(torch.autograd.Function):
-    """x @ weight.T + bias, with the weight's gradient from a transposed copy.
-
-    oneDNN multiplies bfloat16 matrices at half speed when the left one is transposed in place.
-    """
+    """x @ weight.T + bias, with the weight's gradient from `_outer`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -177,6 +174,20 @@ class _GatedMlp(torch.autograd.Function):
 
 
 def _outer(grads: Float[Tensor, "T O"], rows: Float[Tensor, "T I"]) -> Float[Tensor, "O I"]:
-    """Return grads.T @ rows; a bfloat16 copy pays where the product is not a thin one, as of an adapter."""
-    copied = grads.dtype == torch.bfloat16 and rows.shape[1] >= _THIN
-    return (grads.T.contiguous() if copied else grads.T) @ rows
+    """Return grads.T @ rows.
+
+    AMX multiplies bfloat16 matrices at half speed when the left one is transposed in place. A transposed
+    copy pays, of the narrower factor where there are many rows, unless the product is thin, as an adapter's.
+    """
+    num_rows, num_out = grads.shape
+    num_in = rows.shape[1]
+    if grads.dtype != torch.bfloat16 or min(num_in, num_out) < _THIN or not _has_amx():
+        return grads.T @ rows
+    if num_out <= num_in or num_rows <= _FEW_ROWS:
+        return grads.T.contiguous() @ rows
+    return (rows.T.contiguous() @ grads).T.contiguous()
+
+
+@cache
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())

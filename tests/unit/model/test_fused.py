@@ -9,6 +9,7 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from truing.model import fused as module
 from truing.model.fused import fused
 
 BF16 = torch.bfloat16
@@ -37,30 +38,30 @@ def inputs(name, dtype):
     return (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 2 + 0.5).to(dtype)
 
 
-def value_and_gradients(module, x):
+def value_and_gradients(net, x):
     x = x.detach().clone().requires_grad_()
-    out = module(x)
+    out = net(x)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)) + 0.2
-    module.zero_grad()
+    net.zero_grad()
     out.backward(weights.to(out.dtype))
-    return [out.detach(), x.grad, *(p.grad for p in module.parameters())]
+    return [out.detach(), x.grad, *(p.grad for p in net.parameters())]
 
 
-def replaced(module):
-    with fused(module):
-        return [name for name, m in module.named_modules() if "forward" in vars(m)]
+def replaced(net):
+    with fused(net):
+        return [name for name, m in net.named_modules() if "forward" in vars(m)]
 
 
 @pytest.mark.parametrize("name", modules())
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 def test_fused_is_as_near_to_the_truth_as_the_module_itself(name, dtype):
     x = inputs(name, dtype)
-    module = modules()[name].to(dtype)
+    made = modules()[name].to(dtype)
     exact = value_and_gradients(modules()[name].to(dtype).float(), x.float())
-    plain = value_and_gradients(module, x)
-    with fused(module):
-        assert "forward" in vars(module) or (name, dtype) == ("linear", torch.float32)
-        found = value_and_gradients(module, x)
+    plain = value_and_gradients(made, x)
+    with fused(made):
+        assert "forward" in vars(made) or (name, dtype) == ("linear", torch.float32)
+        found = value_and_gradients(made, x)
     for f, p, e in zip(found, plain, exact, strict=True):
         assert f.dtype == p.dtype and f.shape == p.shape
         allowed = 1e-6 if dtype == torch.float32 else 1.3 * float((p.float() - e).norm() / e.norm())
@@ -93,8 +94,8 @@ def test_what_is_not_exactly_known_runs_as_it_is():
     hooked.up_proj.register_forward_hook(lambda *_: None)
     gelu = LlamaMLP(small_config(hidden_act="gelu"))
     biased = LlamaMLP(small_config(mlp_bias=True))
-    for module in (Loud(8), Gemma2RMSNorm(8), hooked, gelu, biased, LlamaRMSNorm(8).double()):
-        assert replaced(module) == []
+    for other in (Loud(8), Gemma2RMSNorm(8), hooked, gelu, biased, LlamaRMSNorm(8).double()):
+        assert replaced(other) == []
     with torch.autocast("cpu", BF16):
         assert replaced(LlamaRMSNorm(8)) == []
 
@@ -129,3 +130,17 @@ def test_without_gradient():
     wanted = mlp(x)
     with fused(mlp):
         assert torch.equal(mlp(x), wanted)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(50, 160, 130), (50, 130, 160), (1100, 160, 130), (1100, 130, 160), (50, 4, 160)]
+)
+def test_each_way_to_the_weights_gradient_is_the_same_product(amx, shape, monkeypatch):
+    monkeypatch.setattr(module, "_has_amx", lambda: amx)
+    num_rows, num_out, num_in = shape
+    grads, rows = torch.randn(num_rows, num_out).to(BF16), torch.randn(num_rows, num_in).to(BF16)
+    wanted = grads.double().T @ rows.double()
+    found = module._outer(grads, rows)
+    assert found.is_contiguous() and found.shape == wanted.shape
+    assert (found - wanted).norm() <= 4e-3 * wanted.norm()
