@@ -20,6 +20,7 @@ from truing.train import pipeline
 ROOT = Path(__file__).parents[2] / "recipes"
 EVERY = sorted(ROOT.rglob("*.toml"))
 METHODS = sorted((ROOT / "methods").glob("*.toml"))
+COMBINATIONS = sorted((ROOT / "combinations").glob("*.toml"))
 
 
 def named(paths: list[Path]) -> Any:
@@ -84,7 +85,7 @@ def short(evaluation: Evaluation) -> Evaluation:
     return evaluation.model_copy(update={"limit": 2, "max_tokens": 4, "every": None})
 
 
-@named(METHODS)
+@named([*METHODS, *COMBINATIONS])
 def test_a_method_of_a_recipe_takes_two_steps(
     path: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

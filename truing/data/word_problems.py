@@ -85,6 +85,7 @@ def rows(
     max_factor: int = 6,
     worked: bool = False,
     split: Literal["train", "test"] = "train",
+    suffix: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Yield `count` different problems: prompt, answer and, if `worked`, a completion in short steps.
 
@@ -97,6 +98,7 @@ def rows(
         max_factor: largest factor of a multiplication.
         worked: add the column `completion`, a solution of a line for each step that ends in \\boxed{answer}.
         split: "train" or "test"; about one problem in five is a test problem, whatever the options.
+        suffix: more text at the end of every prompt, such as how a tool is called.
 
     Raises:
         DataError: an option is out of range, or there are fewer than `count` problems of this kind.
@@ -116,7 +118,7 @@ def rows(
                 "raise max_number, steps or operations"
             )
         seen.add(text)
-        row: dict[str, Any] = {"prompt": f"{text} {_ASK}", "answer": str(answer)}
+        row: dict[str, Any] = {"prompt": " ".join(filter(None, (text, _ASK, suffix))), "answer": str(answer)}
         if worked:
             row["completion"] = "\n".join([*lines, f"The answer is \\boxed{{{answer}}}."])
         yield row

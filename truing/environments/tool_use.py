@@ -2,7 +2,10 @@
 
 A turn without a call is the final answer. A call that cannot be read, or an expression that has no value,
 is answered with what is wrong, and counted. The calculator reads an expression with Python's parser and
-computes numbers, + - * / // % **, and parentheses, nothing else; no code is run.
+computes numbers, + - * / // % **, and parentheses, nothing else; no code is run. Python runs a program in
+the sandbox (`truing.sandbox`), fresh for each call, and answers with what it prints.
+
+The prompt must say how a tool is called; word_problems has the option `suffix` for that.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from pydantic import Field, field_validator
 
 from truing.config import EnvironmentOptions
 from truing.environments import Reply, turns_taken
+from truing.environments._python import run_python
 from truing.types import Message, Prompt
 
 
 class Config(EnvironmentOptions):
     """Which tools there are, and how often they may be called."""
 
-    known: ClassVar[tuple[str, ...]] = ("calculator",)
+    known: ClassVar[tuple[str, ...]] = ("calculator", "python")
 
     tools: list[str] = Field(default=["calculator"], min_length=1, description="that may be called")
     max_calls: int = Field(4, gt=0, description="in a conversation, malformed ones included")
@@ -104,7 +108,7 @@ def calculate(expression: str) -> str:
     return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
-TOOLS: dict[str, Callable[[str], str]] = {"calculator": calculate}
+TOOLS: dict[str, Callable[[str], str]] = {"calculator": calculate, "python": run_python}
 
 
 def _read_call(said: str) -> tuple[str, str]:

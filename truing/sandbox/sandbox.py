@@ -174,6 +174,24 @@ class Sandbox:
             raise SandboxError(f"the sandbox of this machine does not confine: {found}")
 
 
+_shared: list[Sandbox] = []
+_shared_lock = threading.Lock()
+
+
+def shared_sandbox() -> Sandbox:
+    """Return this process's sandbox; the first call shows that it confines.
+
+    Raises:
+        SandboxError: it does not, or cannot be started.
+    """
+    with _shared_lock:
+        if not _shared:
+            made = Sandbox()
+            made.probe()
+            _shared.append(made)
+        return _shared[0]
+
+
 def _uid(slot: int) -> int | None:
     """Return the slot's own user, where this process may choose one."""
     if os.geteuid() != 0:

@@ -31,7 +31,7 @@ from pydantic import Field
 from truing.config import Strict
 from truing.sandbox.limits import Limits
 from truing.sandbox.process import SubmissionError
-from truing.sandbox.sandbox import Raised, Sandbox, Submission
+from truing.sandbox.sandbox import Raised, Sandbox, Submission, shared_sandbox
 from truing.types import Verdict
 from truing.verifiers import Example
 from truing.verifiers._values import draw, same
@@ -69,8 +69,6 @@ EXAMPLES: tuple[Example, ...] = (
     Example("cheat", "def add(a, b):\n    raise SystemExit(0)", _TEST, 0.0),
 )
 
-_sandboxes: dict[int, Sandbox] = {}
-
 
 def verify(completion: str, reference: Any, config: Config) -> Verdict:
     """Return 1 when the program in the completion passes every test, 0 when it does not.
@@ -104,19 +102,6 @@ def program(completion: str) -> str:
     return blocks[-1] if blocks else completion
 
 
-def sandbox() -> Sandbox:
-    """Return this process's sandbox; the first call shows that it confines.
-
-    Raises:
-        SandboxError: it does not, or cannot be started.
-    """
-    if 0 not in _sandboxes:
-        made = Sandbox()
-        made.probe()
-        _sandboxes[0] = made
-    return _sandboxes[0]
-
-
 def _problem(reference: Any) -> str:
     """Return why the reference is no test; "" when it is one."""
     if not isinstance(reference, dict):
@@ -139,7 +124,7 @@ def _is_case(case: Any) -> bool:
 
 def _run(source: str, reference: dict[str, Any], config: Config) -> Verdict:
     limits = Limits(call_s=config.call_s, total_s=config.total_s, memory_mb=config.memory_mb)
-    box = sandbox()
+    box = shared_sandbox()
     try:
         cases = _cases(box, reference, limits)
     except (SubmissionError, ValueError) as error:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from pydantic import ValidationError
 
 from truing import plugins
 from truing.environments import Reply, tool_use
 from truing.environments.tool_use import BINARY, TOOLS, calculate
+from truing.errors import SandboxError
+from truing.sandbox import sandbox
+from truing.sandbox.limits import INSTALL
 from truing.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "12*7?"),))
@@ -91,3 +96,31 @@ def test_the_options_know_every_tool() -> None:
 
 def test_operators_are_few() -> None:
     assert sorted(op.__name__ for op in BINARY) == ["Add", "Div", "FloorDiv", "Mod", "Mult", "Pow", "Sub"]
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason=INSTALL)
+def test_python_runs_in_the_sandbox_and_says_what_is_wrong() -> None:
+    def said(code: str) -> Reply:
+        return reply_to(f"<tool>python: {code}</tool>", tools=["python"])
+
+    assert said("print(12 * 7)") == Reply((Message("tool", "84"),))
+    assert said("\nfor i in range(3):\n    print(i)\n") == Reply((Message("tool", "0\n1\n2"),))
+    wrong = {
+        "12 * 7": "prints nothing",
+        "1 / 0": "ZeroDivisionError",
+        "import os; os._exit(0)": "did not finish",
+        "open('/etc/passwd').read()": "No such file",
+        "print('x' * 10**7)": "",
+    }
+    for code, why in wrong.items():
+        found = said(code)
+        assert why in found.evidence and len(found.messages[0].content) < 2100
+    assert said("print(open('/tmp/a', 'w').write('x'))").messages[0].content == "1"
+    assert "No such file" in said("open('/tmp/a')").evidence, "each call has a fresh file system"
+
+
+def test_python_is_refused_where_nothing_confines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_shared", [])
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SandboxError, match="install bubblewrap"):
+        reply_to("<tool>python: print(1)</tool>", tools=["python"])
