@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from truing.commands import chat, compare, constitution, doctor, label, plugins, runs, serve, train, verify
+from truing.commands import (
+    chat,
+    compare,
+    constitution,
+    doctor,
+    label,
+    plugins,
+    runs,
+    search,
+    self_reward,
+    serve,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="truing",
@@ -46,11 +59,14 @@ app.command("resume")(train.resume)
 app.command("runs")(runs.runs)
 app.command("compare")(compare.compare)
 app.command("scaling")(compare.scaling)
+app.command("search")(search.search)
+app.command("label-steps")(search.label_steps)
 app.command("verify")(verify.verify)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("label")(label.label)
 app.add_typer(constitution.app, name="constitution")
+app.command("self-reward")(self_reward.self_reward)
 app.command("list")(plugins.list_plugins)
 app.command("doctor")(doctor.doctor)
 

@@ -66,6 +66,12 @@ def gold(reference: Any, config: Config) -> str:
     return shapes.get(config.where, answer)
 
 
+def answer(completion: str, config: Config) -> str | None:
+    """Return the completion's answer, which `verify` takes as a reference; None without one."""
+    found = _answer(completion, config.where)
+    return found if found and found.strip() else None
+
+
 def _answer(completion: str, where: str) -> str | None:
     if where == "boxed":
         return last_boxed(completion)

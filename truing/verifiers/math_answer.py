@@ -97,6 +97,12 @@ def gold(reference: Any, config: Config) -> str:
     return f"\\boxed{{{_gold(reference) or ''}}}"
 
 
+def answer(completion: str, config: Config) -> str | None:
+    r"""Return what the completion's last \boxed{} holds, a reference for `verify`; None without one."""
+    found = last_boxed(completion)
+    return found if found and len(found) <= config.max_answer_chars else None
+
+
 def verify_many(
     completions: Sequence[str], references: Sequence[Any], config: Config | None = None
 ) -> list[Verdict]:
