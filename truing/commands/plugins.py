@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from truing import plugins
+from truing import judges, plugins
 from truing.commands.outcome import Json, reported
 
 
@@ -17,8 +17,10 @@ class Kind(StrEnum):
 
     algorithms = "algorithms"
     verifiers = "verifiers"
+    judges = "judges"
     terms = "terms"
     environments = "environments"
+    search = "search"
     generators = "generators"
 
 
@@ -37,7 +39,7 @@ def describe(kind: Kind) -> list[dict[str, Any]]:
     """Return name, summary and options of every plug-in of a kind, read without importing them."""
     folder = "data" if kind is Kind.generators else kind.value
     found = list[dict[str, Any]]()
-    for name in plugins.names(folder):
+    for name in judges.names() if kind is Kind.judges else plugins.names(folder):
         _, path = plugins.find(folder, name)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if kind is Kind.generators and not _defines(tree, "rows"):

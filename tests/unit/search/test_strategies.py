@@ -11,8 +11,11 @@ import pytest
 from truing import plugins
 from truing.errors import ModelError
 from truing.evals.statistics import best_of_n_reward
+from truing.rewards import RewardTerm
 from truing.search import Engine, Path
+from truing.search._scorers import VerifierScorer
 from truing.search._votes import choose
+from truing.types import Message, Prompt, Verdict
 
 BEST = (2, 2, 2)
 SOURCES = {
@@ -193,3 +196,37 @@ def test_an_aggregation_decides_which_is_best(world: Any) -> None:
 def test_options_that_do_not_fit_are_refused(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         plugins.load("search", name).Config(**options)
+
+
+def test_peer_05_a_branch_is_its_parents_ids_and_nothing_is_tokenised_twice(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked, drawn = world(), list[tuple[int, ...]](), {(9,)}
+    generate = engine.sampler.generate
+
+    def spied(prompts: Any, params: Any, *, num_samples: int) -> Any:
+        asked.extend(tuple(p) for p in prompts)
+        rows = generate(prompts, params, num_samples=num_samples)
+        drawn.update((*p, *c.tokens) for p, row in zip(prompts, rows, strict=True) for c in row)
+        return rows
+
+    monkeypatch.setattr(engine.sampler, "generate", spied)
+    monkeypatch.setattr(type(engine.grammar), "text", lambda *_: pytest.fail("text was made of the ids"))
+    for name in SOURCES:
+        run(engine, name, budget=200)
+    assert len(set(asked)) > 5 and set(asked) <= drawn
+
+
+def test_peer_16_a_verifier_that_fails_gives_no_score_and_no_zero(world: Any, grammar: Any) -> None:
+    def verify(completion: str, reference: Any, config: Any) -> Verdict:
+        return Verdict("timed_out") if completion.startswith("1") else Verdict("scored", 0.25)
+
+    prompt = Prompt("p", (Message("user", "?"),))
+    scorer = VerifierScorer(RewardTerm("v", 1.0, verify, None), [prompt], grammar)
+    scores = scorer.score([(0, Path((1, 1, 1, 0), "stop")), (0, Path((2, 1, 1, 0), "stop"))])
+    assert scores == [(), (0.25,)]
+    paths = run(
+        Engine(world().sampler, grammar, scorer, max_tokens=4), "best_of_n", options={"num_samples": 32}
+    )[0].paths
+    assert {path.value for path in paths} == {None, 0.25}
+    assert choose(paths, "best").tokens[0] == 2  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from truing.search import _tree
 from truing.search._records import Path
 from truing.search._tree import Node, add_children, back_up, child_scores, lineage, priors, puct, select, uct
 
@@ -30,16 +32,29 @@ def nodes(root: Node) -> list[Node]:
     return [root, *(n for child in root.children for n in nodes(child))]
 
 
+def adds_up(root: Node) -> bool:
+    """Return whether every node counts its own value and those below it, once each."""
+    return root.visits == len(nodes(root)) - 1 and all(
+        node.visits == (node is not root) + sum(child.visits for child in node.children)
+        and -1e-9 <= node.total - sum(child.total for child in node.children) <= 1 + 1e-9
+        for node in nodes(root)
+    )
+
+
 @given(seed=st.integers(0, 999), num=st.integers(1, 30))
 @settings(max_examples=25, deadline=None)
 def test_every_value_is_counted_once_at_every_node_above_it(seed: int, num: int) -> None:
-    root = grow(seed, num)
-    for node in nodes(root):
-        own = 0 if node is root else 1
-        assert node.visits == own + sum(child.visits for child in node.children)
-        below = sum(child.total for child in node.children)
-        assert node.total >= below - 1e-9 and node.total - below <= 1 + 1e-9
-    assert root.visits == len(nodes(root)) - 1
+    assert adds_up(grow(seed, num))
+
+
+@pytest.mark.parametrize("wrong", ["twice", "not at the root"])
+def test_a_back_up_that_counts_wrongly_is_seen(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    def planted(node: Node) -> Iterator[Node]:
+        above = list(lineage(node))
+        yield from [*above, above[-1]] if wrong == "twice" else above[:-1]
+
+    monkeypatch.setattr(_tree, "lineage", planted)
+    assert not adds_up(grow(0, 5))
 
 
 @given(seed=st.integers(0, 999))
