@@ -24,7 +24,7 @@ from truing.terms import Written
 from truing.types import Completion, Prompt, Verdict
 
 Verify = Callable[[str, Any, Any], Verdict]
-Measure = Callable[[Sequence[Written], Any], list[float]]
+Measure = Callable[[Sequence[Written], Any], Sequence[float | Verdict]]
 SCORES = "reward_model"  # the name of the term that a stage's reward models are
 
 

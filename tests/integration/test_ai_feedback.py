@@ -193,3 +193,17 @@ def test_self_rewarding_rounds_follow_each_other_and_continue(
 def test_the_prompts_are_texts_with_every_name_used() -> None:
     with pytest.raises(KeyError, match="takes \\['critique'\\]"):
         filled("critique")
+
+
+def test_online_dpo_learns_from_a_served_judge(
+    tmp_path: Path, prompts: str, url: str, judging_model: Path
+) -> None:
+    options = {"endpoint": {"model": "tiny", "url": url}, "audit": str(tmp_path / "audit.jsonl")}
+    made = truing.train(
+        "online_dpo", model=judging_model, data=prompts, sampler={"group_size": 2, "max_tokens": 6},
+        rewards={"judge": {"term": "truing.ai_feedback.preferred", "options": options}},
+        folder=tmp_path / "run", **SMALL,
+    )  # fmt: skip
+    assert all(m["rollout/unscored_share"] == 0 for m in made.metrics)
+    assert all(m["reward/judge_mean"] == pytest.approx(0.5) for m in made.metrics), "two shares add up to 1"
+    assert len(read(tmp_path / "audit.jsonl")) >= 6

@@ -69,7 +69,7 @@ async def compare(
     completions: tuple[str, str],
     question: str,
     how: Comparing,
-    audit: Audit,
+    audit: Audit | None,
     *,
     principle: str | None = None,
 ) -> Comparison:
@@ -81,7 +81,7 @@ async def compare(
         completions: the first and the second.
         question: by what to compare.
         how: reasons, clamp and votes.
-        audit: the trail.
+        audit: the trail; None for none.
         principle: name of the constitution's principle behind the question.
     """
     one, two = completions
@@ -94,6 +94,8 @@ async def compare(
         p_given, p_swapped = found[0].p, found[1].p
         by = "/".join(sorted({f.by for f in found}))
         result = Comparison("scored", both_orders(p_given, p_swapped), p_given, p_swapped, by)
+    if audit is None:
+        return result
     audit.write(
         "compare",
         model=judge.name,

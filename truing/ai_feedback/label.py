@@ -11,6 +11,7 @@ from truing.ai_feedback.audit import Audit, prompt_hash
 from truing.ai_feedback.candidates import Sampling, candidates
 from truing.ai_feedback.compare import Comparing, Comparison, compare
 from truing.ai_feedback.constitution import Loaded, drawn
+from truing.ai_feedback.judged import Plugged, compare_by
 from truing.ai_feedback.prompts import filled
 from truing.ai_feedback.speaker import Speaker
 from truing.data import columns
@@ -49,6 +50,7 @@ class Labelling:
         sampling: of the candidates.
         comparing: reasons, clamp, votes and the seed.
         constitution: whose comparing principles are drawn, one a pair; None asks for the better reply.
+        plugged: a judge of `truing/judges/` that asks instead, in its own words.
     """
 
     policy: Speaker | None
@@ -57,6 +59,7 @@ class Labelling:
     sampling: Sampling = field(default_factory=Sampling)
     comparing: Comparing = field(default_factory=Comparing)
     constitution: Loaded | None = None
+    plugged: Plugged | None = None
 
 
 def task_of(row: SourceRow) -> Task:
@@ -97,6 +100,10 @@ async def _label_pair(
 ) -> Labelled:
     if pair[0] == pair[1]:
         return Labelled(task.messages, pair, reason="the two completions are the same")
+    if how.plugged is not None:
+        return _labelled(
+            task, pair, await compare_by(how.plugged, how.judge, task.messages, pair, audit), None
+        )
     question, principle = filled("better"), None
     if how.constitution is not None:
         key = (how.comparing.seed, prompt_hash(task.messages), number)
@@ -104,6 +111,10 @@ async def _label_pair(
         assert found.compare is not None
         question, principle = found.compare, found.name
     said = await compare(how.judge, task.messages, pair, question, how.comparing, audit, principle=principle)
+    return _labelled(task, pair, said, principle)
+
+
+def _labelled(task: Task, pair: tuple[str, str], said: Comparison, principle: str | None) -> Labelled:
     reason = "" if said.status == "scored" else f"{said.status}: {said.evidence}"
     return Labelled(task.messages, pair, said, principle, reason)
 

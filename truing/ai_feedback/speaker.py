@@ -11,7 +11,7 @@ from truing.types import FinishReason, Message, Status
 
 
 class Failed(Exception):
-    """A call that gave nothing to use; `status` is unparsable, timed_out or failed."""
+    """A call that gave nothing to use; `status` is unparsable, refused, timed_out or failed."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class Speaker:
         except JudgeError as error:
             raise Failed(error.status, str(error)) from error
         if reply.refusal:
-            raise Failed("failed", f"it refused: {reply.refusal}")
+            raise Failed("refused", f"it refuses: {reply.refusal}")
         top = None if reply.logprobs is None else tuple(t.top for t in reply.logprobs)
         reason: FinishReason = "length" if reply.finish_reason == "length" else "stop"
         return Said(reply.text, reason, reply.completion_tokens, top)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +25,15 @@ def label(
     endpoint: ai_options.EndpointUrl = None,
     judge_model: ai_options.JudgeModel = None,
     judge_endpoint: ai_options.JudgeUrl = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", help="One of truing/judges/, such as pairwise; left out: the labels A and B."
+        ),
+    ] = None,
+    judge_options: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Of --judge: key=value, in JSON or as text.")
+    ] = None,
     constitution: Annotated[
         Path | None, typer.Option("--constitution", help="Draw a comparing principle of it for each pair.")
     ] = None,
@@ -62,6 +73,7 @@ def label(
         from truing.ai_feedback.candidates import Sampling
         from truing.ai_feedback.compare import Comparing
         from truing.ai_feedback.constitution import load_constitution
+        from truing.ai_feedback.judged import plugged
         from truing.ai_feedback.label import Labelling, health, preference_rows, task_of
         from truing.ai_feedback.label import label as label_task
         from truing.ai_feedback.work import work, write_rows
@@ -71,13 +83,18 @@ def label(
         if principles is not None:
             principles.comparing()
         tasks = [task_of(row) for row in read_rows(prompts, limit=limit)]
-        judge = judge_model or model
-        if judge is None:
+        asks = None if judge is None else plugged(judge, _options(judge_options or ()))
+        if asks is None and judge_options:
+            raise ConfigError("--option is of a judge: set --judge, or leave it out")
+        if asks is not None and (principles is not None or reason):
+            raise ConfigError("--judge asks in its own words: leave out --constitution and --reason")
+        judging = judge_model or model
+        if judging is None:
             raise ConfigError("no model judges: set --model, or --judge-model")
         if model is None and not all(t.completions for t in tasks):
             raise ConfigError(f"{prompts} has prompts without completions: set --model, which writes them")
         access = ai_options.Access(api_key_env, beside(out, cache, ".cache"), at_once, timeout)
-        asked = [(judge, judge_endpoint or endpoint), *([(model, endpoint)] if model else [])]
+        asked = [(judging, judge_endpoint or endpoint), *([(model, endpoint)] if model else [])]
         comparing = Comparing(seed, reason, clamp=_clamp(clamp) if reason else None, votes=votes)
         with (
             ai_options.speakers(access, *asked) as found,
@@ -85,7 +102,7 @@ def label(
         ):
             how = Labelling(
                 found[1] if model else None, found[0], count, Sampling(temperature, max_tokens, seed),
-                comparing, principles,
+                comparing, principles, asks,
             )  # fmt: skip
             parts = work(tasks, lambda t: label_task(t, how, trail), at_once=at_once, say=_progress)
         labelled = [x for part in parts for x in part]
@@ -96,6 +113,19 @@ def label(
 
 def _progress(text: str) -> None:
     typer.echo(f"labelled {text} prompts", err=True)
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    found = dict[str, Any]()
+    for option in given:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise ConfigError(f"--option {option}: write key=value")
+        try:
+            found[key] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key] = text
+    return found
 
 
 def _clamp(text: str) -> tuple[float, float] | None:

@@ -1,7 +1,8 @@
 """Terms of a reward that are no verdict on an answer: lengths, repetitions; one a file.
 
 A term is a module with a docstring, a `Config` and `measure(written, config)`, which returns a number for
-each completion of a step's batch. A verifier sees one text; a term sees tokens, and all completions at once.
+each completion of a step's batch, or a Verdict of another status where it has none. A verifier sees one text;
+a term sees tokens, and all completions at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from truing.types import Completion
+from truing.types import Completion, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,10 @@ class Written:
         completion: its tokens, with the stop token, and its text.
         group: completions with the same number answer the same prompt.
         values: what verifiers and reward models said of it, by the name of their term.
+        prompt: what it answers.
     """
 
     completion: Completion
     group: int
     values: Mapping[str, float] = field(default_factory=dict)
+    prompt: Prompt | None = None

@@ -89,7 +89,8 @@ class Scorer:
                 written = [_written(rollouts[i]) for i in scored]
                 values = term.measure(written, term.config) if scored else []
                 for i, value in zip(scored, values, strict=True):
-                    rollouts[i] = _said(rollouts[i], term.name, Verdict("scored", value))
+                    verdict = value if isinstance(value, Verdict) else Verdict("scored", value)
+                    rollouts[i] = _said(rollouts[i], term.name, verdict)
         return rollouts
 
 
@@ -107,7 +108,7 @@ def _said(rollout: Rollout, name: str, verdict: Verdict, facts: Mapping[str, flo
 
 def _written(rollout: Rollout) -> Written:
     values = {name: v.value for name, v in rollout.verdicts.items() if v.value is not None}
-    return Written(rollout.completion, rollout.group, values)
+    return Written(rollout.completion, rollout.group, values, rollout.prompt)
 
 
 def require_scored(step: int, rollouts: Sequence[Rollout]) -> None:
