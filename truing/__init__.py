@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from truing import train as _train_package  # without its modules it is empty, and light: see _Train
 
 if TYPE_CHECKING:
-    from truing.api import resume, run, train
+    from truing.api import resume, run, sample, train
     from truing.recipe import load_recipe, recipe_from_dict, resolved
 
-__all__ = ["__version__", "load_recipe", "recipe_from_dict", "resolved", "resume", "run", "train"]
+__all__ = ["__version__", "load_recipe", "recipe_from_dict", "resolved", "resume", "run", "sample", "train"]
 
 # On a CPU torch's threads wait for each other by spinning, 300,000 turns before they sleep. Beside another
 # busy process a decoding step is then thirty times slower; after 10,000 turns it is not, and an idle machine
@@ -32,6 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 _HOMES = {
     "run": "truing.api",
     "resume": "truing.api",
+    "sample": "truing.api",
     "load_recipe": "truing.recipe",
     "recipe_from_dict": "truing.recipe",
     "resolved": "truing.recipe",

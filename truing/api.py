@@ -1,11 +1,11 @@
-"""The library's front door: `truing.run`, `truing.train`, `truing.resume`."""
+"""The library's front door: `truing.run`, `truing.train`, `truing.resume`, `truing.sample`."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from truing.config import NAME, Recipe
 from truing.errors import ConfigError, DataError
 from truing.recipe import load_recipe, recipe_from_dict
 from truing.recipe.build import default_name
-from truing.runs import new_folder
+from truing.runs import is_run, last_model, new_folder
 
 if TYPE_CHECKING:
     from truing.train.pipeline import RunResult
@@ -94,6 +94,60 @@ def resume(folder: str | Path, *, quiet: bool = False) -> RunResult:
     from truing.train import pipeline
 
     return pipeline.resume(Path(folder), quiet=quiet)
+
+
+def sample(
+    model: str | Path,
+    *,
+    data: str | Path | Mapping[str, Any],
+    out: str | Path,
+    verifier: str | None = None,
+    kind: str = "completions",
+    group_size: int = 4,
+    max_tokens: int = 256,
+    temperature: float = 1.0,
+    say: Callable[[str], None] | None = None,
+    keys: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Sample a policy on prompts, score what it says, write rows to a .jsonl file and return them.
+
+        truing.sample("runs/grpo-001", data="prompts.jsonl", verifier="math_answer", kind="pairs",
+                      out="fresh.jsonl", old_rows="feedback.jsonl")
+
+    Each row bears its source: model, seed, temperature, what scored it, date; and the rewards.
+
+    Args:
+        model: a run folder (its last model), a folder, a hub id or a built-in alias.
+        data: a file of prompts, or a generator's table.
+        out: the file to write; what it held is replaced.
+        verifier: what scores completions; more terms, or a reward model, are given in `keys`.
+        kind: "completions", "demonstrations", "pairs", "unpaired" or "rankings".
+        group_size: completions of each prompt.
+        max_tokens: of a completion.
+        temperature: of the sampling.
+        say: told how far it is, and what became of the completions.
+        keys: other keys of the stage: seed, dtype, batch_size, rewards, reward_model, data, ...
+        options: of the rows: pairs, min_gap, threshold, old_rows.
+
+    Raises:
+        ConfigError: a key is wrong; nothing was loaded yet.
+        DataError: no prompt gave a row.
+    """
+    from truing.train.sample import drawing, provenance, sample_once
+
+    folder = Path(model).expanduser()
+    name = str(last_model(folder)) if is_run(folder) else str(model)
+    stage: dict[str, Any] = {
+        "model": name,
+        "data": {"train": data if isinstance(data, Mapping) else str(data)},
+        "sample": {"kind": kind, **options},
+        "sampler": {"group_size": group_size, "max_tokens": max_tokens, "temperature": temperature},
+        "rewards": {} if verifier is None else {"verifier": {"verifier": verifier}},
+    }
+    (checked,) = recipe_from_dict(stage, source="truing.sample", keys=keys or {}).stages
+    drawn = drawing(checked, model=checked.model, reward_model=checked.reward_model)
+    return sample_once(drawn, Path(out), provenance(checked, checked.model), say or (lambda text: None))
 
 
 def start(

@@ -198,7 +198,10 @@ class Steps(Strict):
 class Data(Strict):
     """Where rows come from and how long they may be."""
 
-    train: Source = Field(description="path of a .jsonl/.json/.parquet file, or a generator")
+    train: Source = Field(
+        description="path of a .jsonl/.json/.parquet file, a generator, or stage:NAME for the rows that "
+        "a stage sampled"
+    )
     limit: int | None = Field(None, gt=0, description="use only the first rows")
     max_prompt_tokens: int = Field(1024, gt=0)
     max_completion_tokens: int = Field(1024, gt=0, description="of demonstrations and pairs")
@@ -419,6 +422,46 @@ class Replay(Strict):
     share: float = Field(0.25, gt=0, lt=1, description="of the rows of a batch that are demonstrations")
 
 
+class Sample(Strict):
+    """What becomes of the completions that a stage without an algorithm samples and scores.
+
+    A later stage reads the rows as `data.train = "stage:NAME"`.
+    """
+
+    kind: Literal["completions", "demonstrations", "pairs", "unpaired", "rankings"] = Field(
+        "pairs",
+        description="rows: every completion with its reward, the best of each prompt, pairs, labelled "
+        "completions, or all completions of a prompt with their ranks",
+    )
+    pairs: Literal["best_worst", "all"] = Field(
+        "best_worst",
+        description="of each prompt: its best beside its worst completion, or any two that differ",
+    )
+    min_gap: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="pairs: by how much more than this the better one must score",
+    )
+    threshold: float = Field(
+        0.5,
+        allow_inf_nan=False,
+        description="unpaired: good from this reward on; demonstrations: kept from it",
+    )
+    old_rows: Source | None = Field(
+        None,
+        description="earlier rows of the same kind, put before the new ones: a path, a table or stage:NAME",
+    )
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_kind(self) -> Sample:
+        if self.kind != "pairs" and (self.pairs != "best_worst" or self.min_gap):
+            raise ValueError(f'pairs and min_gap are of kind = "pairs", not "{self.kind}"')
+        if self.kind not in ("unpaired", "demonstrations") and self.threshold != 0.5:
+            raise ValueError(f'threshold is of kind = "unpaired" or "demonstrations", not "{self.kind}"')
+        return self
+
+
 class Evaluation(Strict):
     """Held-out prompts, sampled and verified before, during and after training."""
 
@@ -452,10 +495,11 @@ class Log(Strict):
 
 
 class Stage(Strict):
-    """One training stage."""
+    """One stage: it trains with an algorithm or, with `sample` instead, makes rows for later stages."""
 
     name: str = Field("train", pattern=NAME)
-    algorithm: str = Field(description="name in truing/algorithms/, dotted path or .py path")
+    algorithm: str | None = Field(None, description="name in truing/algorithms/, dotted path or .py path")
+    sample: Sample | None = Field(None, description="instead of an algorithm: sample, score and write rows")
     options: dict[str, Any] = Field(default_factory=dict, description="the algorithm's own")
     model: str = Field(description="folder, hub id, built-in alias, or stage:NAME")
     reward_model: str | Annotated[list[str], Field(min_length=2)] | None = Field(

@@ -3,66 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from truing import plugins
-from truing.config import DataKind, Stage
+from truing.config import Stage
 from truing.errors import PluginError
 from truing.recipe.draft import at
+from truing.recipe.method import Complaint, Method
 from truing.recipe.positions import KeyPath
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """What a recipe must know of a configured algorithm.
-
-    Args:
-        algorithm: as the recipe names it.
-        needs: None while its options are not valid.
-    """
-
-    algorithm: str
-    data: DataKind
-    needs: frozenset[str] | None
-    min_group_size: int = 1
-    max_tokens: int | None = None  # that the sampler must have
-    self_play: bool = False
-    rewarded: bool = True
-    reference_required: bool = False
-
-    @property
-    def name(self) -> str:
-        """The algorithm's name in messages."""
-        return Path(self.algorithm).stem if self.algorithm.endswith(".py") else self.algorithm
-
-    @property
-    def online(self) -> bool:
-        """Whether it learns from completions that it samples itself."""
-        return self.data == "prompts" or self.self_play
-
-    @property
-    def scores(self) -> bool:
-        """Whether it certainly trains a reward model, which writes nothing."""
-        return self.needs is not None and bool(self.needs & {"scores", "token_scores"})
-
-    def lacks(self, need: str) -> bool:
-        """Return whether it certainly does not use this; False while its options are not valid."""
-        return self.needs is not None and need not in self.needs
-
-
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """A key, what is wrong with it, and what would be right."""
-
-    path: KeyPath
-    what: str
-    right: str
+from truing.recipe.sampling import bad_data_link, data_links, unused_by_sampling
 
 
 def unused(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
     """Yield the keys that are set and that this method would ignore: an error, never a no-op."""
+    if method.samples:
+        yield from unused_by_sampling(values)
+        return
     for path, applies, what, right in _conditional_keys(values, method):
         if not applies and at(values, path) is not None:
             yield Complaint(path, what, right)
@@ -104,7 +60,8 @@ def _conditional_keys(values: Mapping[str, Any], method: Method) -> list[tuple[K
 
 def contradictions(values: Mapping[str, Any], stage: Stage | None, method: Method) -> Iterator[Complaint]:
     """Yield what is missing or impossible; `stage` is None where the keys alone are not valid yet."""
-    yield from _length(values, method)
+    if not method.samples:
+        yield from _length(values, method)
     if method.online:
         yield from _online(values, method)
     yield from _reference(values, method)
@@ -127,7 +84,8 @@ def _online(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]:
     if "sampler" not in values:
         right = "add a [sampler] table, for example sampler = { group_size = 8, max_tokens = 256 }"
         yield Complaint(("sampler",), f"{method.name} samples completions, and there is no [sampler]", right)
-    if method.rewarded and not values.get("rewards") and "reward_model" not in values:
+    rewarded = method.rewarded and not method.samples
+    if rewarded and not values.get("rewards") and "reward_model" not in values:
         right = 'add one, for example rewards.answer.verifier = "math_answer", or set reward_model'
         yield Complaint(("rewards",), f"{method.name} maximises a reward, and there is none", right)
 
@@ -146,7 +104,7 @@ def _reference(values: Mapping[str, Any], method: Method) -> Iterator[Complaint]
         what = "'cache' keeps the log-probs of fixed rows, and every rollout is new"
         yield Complaint(("reference",), what, "use 'copy', or 'base' with LoRA")
     elif kind == "cache" and "reference_point" in (method.needs or ()):
-        what = f"'cache' keeps the log-probs of fixed rows, and {method.name} pairs prompts with other completions"
+        what = f"'cache' keeps fixed rows' log-probs, and {method.name} pairs prompts with other completions"
         right = "use 'copy', or 'base' with LoRA, or options.kl_estimate = 'none'"
         yield Complaint(("reference",), what, right)
 
@@ -222,6 +180,9 @@ def link_problems(names: list[str], stages: list[Mapping[str, Any]], methods: li
         if i > 0 and "model" not in values:
             right = f'set model = "stage:{names[i - 1]}" to continue from the stage before'
             found.append((i, Complaint(("model",), "this stage names no model to start from", right)))
+        for path, target, kind in data_links(values, methods[i]):
+            complaint = bad_data_link(path, target, kind, i, names, stages)
+            found += [(i, complaint)] if complaint is not None else []
         for key in ("model", "reward_model", "reference"):
             for target in targets(values.get(key)):
                 if target.startswith("stage:"):
@@ -254,6 +215,9 @@ def _bad_link(
     method = methods[earlier.index(target)]
     if method is None or method.needs is None:
         return None
+    if method.samples:
+        what = f"stage '{target}' samples rows, and leaves no model"
+        return Complaint((key,), what, "name a stage that trains")
     is_scorer = method.scores
     if is_scorer and key != "reward_model":
         what = f"stage '{target}' trains a reward model ({method.name}), which writes no text"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from truing.recipe.checks import Complaint
 from truing.recipe.draft import Draft, at
+from truing.recipe.method import Complaint
 from truing.recipe.positions import KeyPath
 
 REFERENCE_KINDS = ("copy", "base", "cache")
@@ -23,6 +23,7 @@ def resolve_paths(draft: Draft, folder: Path | None) -> Iterator[Complaint]:
     """
     sources: tuple[KeyPath, ...] = (
         ("data", "train"), ("evaluation", "data"), ("replay", "data", "train"), ("calibration", "data"),
+        ("sample", "old_rows"),
     )  # fmt: skip
     for path in sources:
         yield from _data(draft, path, folder)
@@ -39,7 +40,7 @@ def resolve_paths(draft: Draft, folder: Path | None) -> Iterator[Complaint]:
 
 def _data(draft: Draft, path: KeyPath, folder: Path | None) -> Iterator[Complaint]:
     name = at(draft.values, path)
-    if not isinstance(name, str):
+    if not isinstance(name, str) or name.startswith("stage:"):
         return
     candidates = _candidates(draft, path, folder)
     found = _first(candidates, Path.is_file)
@@ -67,6 +68,7 @@ def _plugin_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
     yield ("environment", "name")
     yield from (("data", "train", "generator"), ("evaluation", "data", "generator"))
     yield from (("replay", "data", "train", "generator"), ("calibration", "data", "generator"))
+    yield ("sample", "old_rows", "generator")
     rewards = values.get("rewards")
     for name in rewards if isinstance(rewards, dict) else ():
         yield from (("rewards", name, "verifier"), ("rewards", name, "term"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from truing import plugins
 from truing.errors import PluginError, Problem
-from truing.recipe.checks import Complaint
 from truing.recipe.draft import Draft, at
+from truing.recipe.method import Complaint
 from truing.recipe.positions import KeyPath
 from truing.recipe.validation import located_problems
 
@@ -26,6 +26,7 @@ def plugin_problems(draft: Draft) -> list[Problem]:
     complaints += [
         *_generator(draft, ("replay", "data", "train")),
         *_generator(draft, ("calibration", "data")),
+        *_generator(draft, ("sample", "old_rows")),
     ]
     engine = at(draft.values, ("sampler", "engine"))
     if isinstance(engine, str):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from truing import plugins
 from truing.config import Reward, Stage, TermOptions
 from truing.errors import PluginError
-from truing.recipe.checks import Complaint, Method
+from truing.recipe.method import Complaint, Method
 
 _SCORES = "reward_model"  # the name of the term that a stage's reward models are
 
@@ -62,6 +62,8 @@ def _scale(name: str, reward: Reward, stage: Stage, method: Method) -> Iterator[
     if "baselines" in (method.needs or ()):
         what = f"{method.name} compares with a greedy completion, which is not among those that a scale is of"
         yield Complaint(path, what, 'scale = "none", or a method such as grpo')
+    if method.samples:
+        return
     if "accuracy_low" in plugins.config_class("algorithms", method.algorithm).model_fields:
         what = f"{method.name} reads the reward as right (0.5 or more) or wrong, which a scale takes away"
         yield Complaint(path, what, 'scale = "none"')

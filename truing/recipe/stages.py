@@ -9,12 +9,14 @@ from pathlib import Path
 from truing import plugins
 from truing.config import Stage
 from truing.errors import PluginError, Problem
-from truing.recipe.checks import Complaint, Method, contradictions, link_problems, unused
+from truing.recipe.checks import contradictions, link_problems, unused
 from truing.recipe.draft import Document, Draft, at, table_part
+from truing.recipe.method import Complaint, Method
 from truing.recipe.paths import resolve_paths
 from truing.recipe.plugged import plugin_complaint, plugin_problems, said
 from truing.recipe.positions import KeyPath
 from truing.recipe.rewards import reward_complaints
+from truing.recipe.sampling import SAMPLING, sampling_complaints
 from truing.recipe.validation import located_problems
 
 
@@ -44,6 +46,8 @@ def check_stages(
 def _method(draft: Draft) -> tuple[Method | None, list[Problem]]:
     """Return what the recipe must know of the draft's algorithm, and what is wrong with its options."""
     name, options = draft.values.get("algorithm"), draft.values.get("options", {})
+    if "sample" in draft.values:
+        return SAMPLING, []
     if not isinstance(name, str) or not isinstance(options, dict):
         return None, []  # the schema says what is wrong
     try:
@@ -83,13 +87,18 @@ def _drop_defaults(document: Document, parts: list[Draft], methods: list[Method 
 
 
 def _stage(draft: Draft, method: Method | None) -> tuple[Stage | None, list[Problem]]:
-    options = plugins.config_class("algorithms", method.algorithm).model_fields if method is not None else ()
+    trains = method is not None and not method.samples
+    options = plugins.config_class("algorithms", method.algorithm).model_fields if trains else ()
     located = located_problems(Stage, draft.values, draft, (), options)
     problems, wrong = [p for p, _ in located], {path for _, path in located}
+    if not draft.values.keys() & {"algorithm", "sample"}:
+        right = Stage.model_fields["algorithm"].description or ""
+        problems.append(Problem(draft.where(("algorithm",)), draft.key(("algorithm",)), "is missing", right))
     stage = Stage.model_validate(draft.values) if not wrong else _sound_part(draft, wrong)
     if method is not None:
         complaints = [*unused(draft.values, method), *contradictions(draft.values, stage, method)]
         complaints += reward_complaints(draft.values, stage, method)
+        complaints += sampling_complaints(draft.values, stage) if method.samples else []
         problems += said(draft, [c for c in complaints if not c.path or c.path not in wrong])
     if wrong or stage is None:
         return None, problems
@@ -99,6 +108,8 @@ def _stage(draft: Draft, method: Method | None) -> tuple[Stage | None, list[Prob
 
 def _spelt_out(stage: Stage) -> Stage:
     """Return the stage with the defaults of its algorithm: every option, and the learning rate."""
+    if stage.algorithm is None:
+        return stage
     config = plugins.config_class("algorithms", stage.algorithm)
     options = config(**stage.options).model_dump(mode="json", exclude_none=True)
     full, lora = config.learning_rate

@@ -8,8 +8,10 @@ import tomli_w
 
 from truing import plugins
 from truing.config import Recipe, Stage
-from truing.recipe.checks import Method, unused
+from truing.recipe.checks import unused
 from truing.recipe.draft import at
+from truing.recipe.method import Method
+from truing.recipe.sampling import SAMPLING
 
 
 def resolved(recipe: Recipe) -> str:
@@ -24,9 +26,14 @@ def resolved(recipe: Recipe) -> str:
 
 def _stage(stage: Stage) -> dict[str, Any]:
     values = stage.model_dump(exclude_none=True)
-    config = plugins.config_class("algorithms", stage.algorithm)
-    needs = config(**stage.options).needs()
-    method = Method(stage.algorithm, config.data, needs, self_play=config.self_play, rewarded=config.rewarded)
-    for complaint in list(unused(values, method)):
+    for complaint in list(unused(values, _method(stage))):
         del at(values, complaint.path[:-1])[complaint.path[-1]]
     return values
+
+
+def _method(stage: Stage) -> Method:
+    if stage.algorithm is None:
+        return SAMPLING
+    config = plugins.config_class("algorithms", stage.algorithm)
+    needs = config(**stage.options).needs()
+    return Method(stage.algorithm, config.data, needs, self_play=config.self_play, rewarded=config.rewarded)

@@ -49,6 +49,7 @@ def build(
 ) -> StageRun:  # fmt: skip
     """Return the stage, ready to train. Model names are resolved: no `stage:` is left in them."""
     torch.manual_seed(stage.seed)
+    assert stage.algorithm is not None
     algorithm = plugins.load("algorithms", stage.algorithm).ALGORITHM
     config = algorithm.config(**stage.options)
     device = pick_device(stage.device)

@@ -21,6 +21,7 @@ from truing.runs import new_folder
 from truing.train.build import build
 from truing.train.loop import train
 from truing.train.policy import Policy
+from truing.train.sample import ROWS, drawing, provenance, run_sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class RunResult:
     folder: Path
     metrics: list[dict[str, Any]]  # one row a step: stage, step and every metric
     evaluations: list[dict[str, Any]]
-    policy: Policy | None  # None when the last stage trained a reward model
+    policy: Policy | None  # None when the last stage trained a reward model, or sampled
 
 
 def run(
@@ -84,6 +85,10 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
     folder = log.folder / stage.name
     if log.stage_status(stage.name) == "finished":
         return
+    stage = _with_rows(stage, log.folder)
+    if stage.algorithm is None:
+        _sample_rows(stage, log, progress)
+        return
     stage_log = log.stage(stage.name, stage.algorithm, stage.steps or 0)
     tracker = open_trackers(
         stage.log.trackers,
@@ -122,6 +127,40 @@ def _run_stage(recipe: Recipe, index: int, stage: Stage, log: RunLog, progress: 
     gc.collect()
 
 
+def _sample_rows(stage: Stage, log: RunLog, progress: Progress) -> None:
+    """Run a stage that samples; its rows lie in its folder, where later stages look for them."""
+    stage_log, folder = log.stage(stage.name, "sample", 0), log.folder / stage.name
+    progress.phase("load")
+    model, scorers = _locate(stage.model, log.folder), _each(stage.reward_model, log.folder)
+    drawn = drawing(stage, model=model, reward_model=scorers)
+    stage_log.planned(drawn.num_steps)
+    progress.stage(stage.name, "sample", drawn.num_steps)
+    run_sampling(drawn, folder, provenance(stage, model), stage_log, progress)
+    stage_log.finish("finished")
+    del drawn
+    gc.collect()
+
+
+def _with_rows(stage: Stage, run: Path) -> Stage:
+    """Return the stage with `stage:NAME` in the place of rows replaced by the file that NAME wrote."""
+
+    def found(table: Any, key: str) -> Any:
+        source = getattr(table, key, None)
+        if not isinstance(source, str) or not source.startswith("stage:"):
+            return table
+        return table.model_copy(update={key: str(run / source.removeprefix("stage:") / ROWS)})
+
+    replay = stage.replay and stage.replay.model_copy(update={"data": found(stage.replay.data, "train")})
+    return stage.model_copy(
+        update={
+            "data": found(stage.data, "train"),
+            "replay": replay,
+            "calibration": found(stage.calibration, "data"),
+            "sample": found(stage.sample, "old_rows"),
+        }
+    )
+
+
 def _wants_before(recipe: Recipe, index: int, log: Any) -> bool:
     """Return whether the start must be measured: not where the stage before measured the same policy."""
     stage = recipe.stages[index]
@@ -156,7 +195,8 @@ def result(folder: Path, recipe: Recipe) -> RunResult:
             {"stage": stage.name, **e} for e in read_jsonl(folder / stage.name / "evaluations.jsonl")
         ]
     last = folder / recipe.stages[-1].name / "model"
-    return RunResult(folder, metrics, evaluations, None if is_scalar(last) else Policy(str(last)))
+    silent = recipe.stages[-1].algorithm is None or is_scalar(last)
+    return RunResult(folder, metrics, evaluations, None if silent else Policy(str(last)))
 
 
 @contextmanager
