@@ -11,9 +11,11 @@ from truing.commands import (
     compare,
     constitution,
     doctor,
+    judge,
     label,
     plugins,
     runs,
+    sample,
     search,
     self_reward,
     serve,
@@ -57,11 +59,13 @@ app.command("run")(train.run)
 app.command("train")(train.train)
 app.command("resume")(train.resume)
 app.command("runs")(runs.runs)
+app.command("sample")(sample.sample)
 app.command("compare")(compare.compare)
 app.command("scaling")(compare.scaling)
 app.command("search")(search.search)
 app.command("label-steps")(search.label_steps)
 app.command("verify")(verify.verify)
+app.command("judge")(judge.judge)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("label")(label.label)

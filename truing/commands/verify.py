@@ -52,7 +52,7 @@ def verify(
     """
     with reported(context, as_json=as_json) as outcome:
         module = plugins.load("verifiers", name)
-        config = _config(module, name, options or [])
+        config = config_of(module, name, options or [])
         source = read_rows(rows, limit=limit)
         references = [_reference(row) for row in source]
         said = [
@@ -91,7 +91,8 @@ def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _config(module: ModuleType, name: str, options: Sequence[str]) -> Any:
+def config_of(module: ModuleType, name: str, options: Sequence[str]) -> Any:
+    """Return a plug-in's Config from key=value texts; a wrong one is a ConfigError."""
     given = dict[str, Any]()
     for option in options:
         key, equals, text = option.partition("=")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from truing import plugins
-from truing.types import Status
+
+if TYPE_CHECKING:  # the names of the judges are listed without torch
+    from truing.types import Status
 
 
 @dataclass(frozen=True, slots=True)

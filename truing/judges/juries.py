@@ -14,6 +14,11 @@ from truing.types import Verdict
 How = Literal["majority", "mean"]
 
 
+def jury_of(verdicts: Sequence[Verdict], how: How = "majority") -> Verdict:
+    """Return the only verdict as it is, or the jury's."""
+    return verdicts[0] if len(verdicts) == 1 else combine_jury(verdicts, how)
+
+
 def combine_jury(verdicts: Sequence[Verdict], how: How = "majority") -> Verdict:
     """Return the jury's verdict; a failure where at most half of the jurors have one.
 
