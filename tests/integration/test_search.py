@@ -123,6 +123,7 @@ def test_the_table_the_curve_and_the_plot_say_what_was_found(world: File, tiny_m
     assert written["strategies"][0]["difference"] is None
     assert written["strategies"][3]["difference"]["num_prompts"] == 5
     assert all(s["total"] == 80 for s in written["strategies"])
+    assert not written["sees_gold"] and "upper bound" not in said
     json.dumps(written, allow_nan=False)
     assert plot(found).startswith("<svg") and "gold: the verifier" in plot(found)
     with pytest.raises(ConfigError, match="no curve to draw"):
@@ -161,6 +162,7 @@ def test_a_verifier_scores_what_is_finished_and_costs_no_tokens(world: File, tin
     found = compare(plan(world, tiny_model, scorer=scorer, strategy=finished, budget=300))
     assert all(spent.scored == 0 for one in found.outcomes for spent in one.spent)
     majority, best, rollouts = (one.rate()[0] for one in found.outcomes)
+    assert "an upper bound" in text(found) and record(found)["sees_gold"]
     assert best == rollouts == 1.0 >= majority, "a search that sees the gold verdict finds it"
     with pytest.raises(ConfigError, match=r"strategy\.beam: it scores unfinished completions"):
         compare(plan(world, tiny_model, scorer=scorer, strategy={"beam": {}}))

@@ -23,6 +23,7 @@ def record(found: SearchComparison) -> dict[str, Any]:
         "plan": found.plan.model_dump(mode="json"),
         "num_prompts": len(found.outcomes[0].outcomes),
         "budget": found.plan.budget,
+        "sees_gold": sees_gold(found),
         "strategies": rows,
         "curve": [asdict(point) for point in found.curve],
     }
@@ -45,7 +46,17 @@ def text(found: SearchComparison) -> str:
             f"{row['generated']:,.0f}", f"{row['scored']:,.0f}", f"{row['found']:.1f}",
             str(row["none_chosen"]),
         ))  # fmt: skip
+    if sees_gold(found):
+        lines.append(
+            "the scorer is the verifier that judges: what searches by it is an upper bound, not a result"
+        )
     return "\n".join([*lines, *_curve(found.curve)])
+
+
+def sees_gold(found: SearchComparison) -> bool:
+    """Return whether the search may use the verdicts that it is judged by."""
+    scorer = found.plan.scorer
+    return scorer is not None and scorer.verifier == found.plan.verifier
 
 
 def plot(found: SearchComparison) -> str:
