@@ -16,7 +16,7 @@ truing train sft --model "$model" --data "$out/revisions.jsonl" --name sl-cai \
 sl=$(ls -d "$out"/sl-cai-* | tail -1)
 # 3. SL-CAI writes pairs; the served model compares them by a principle drawn for each pair.
 truing label "$here/prompts.jsonl" --model "$sl" --judge-model "$model" --judge-endpoint "$url" \
-  --constitution "$constitution" --max-tokens 48 --out "$out/pairs.jsonl"
+  --constitution "$constitution" --combine log_odds --max-tokens 48 --out "$out/pairs.jsonl"
 # 4. The preference model, and RL against it; `truing train dpo --model "$sl" ...` is the short way.
 truing train reward_model --model "$sl/train/model" --data "$out/pairs.jsonl" --name preference-model \
   output="$out" options.use_labels=true steps=3 batch_size=4

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from truing.ai_feedback.audit import Audit, digest, prompt_hash, seed_from
 from truing.ai_feedback.prompts import filled
-from truing.ai_feedback.soft import both_orders, label_logprobs, soft_label, vote_share
+from truing.ai_feedback.soft import both_orders, both_orders_log_odds, label_logprobs, soft_label, vote_share
 from truing.ai_feedback.speaker import Failed, Speaker
 from truing.types import Message, Status
 
@@ -32,6 +33,8 @@ class Comparing:
         reason_tokens: most tokens of the reasons.
         clamp: least and greatest label; None for none.
         votes: answers to draw for each order where the endpoint reports no log-probs.
+        combine: of both orders: the mean of the probabilities, or of their log-odds, which takes a constant
+            preference for a slot off exactly and needs log-probs.
     """
 
     seed: int = 0
@@ -39,6 +42,7 @@ class Comparing:
     reason_tokens: int = 256
     clamp: tuple[float, float] | None = None
     votes: int = 4
+    combine: Literal["mean", "log_odds"] = "mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,9 @@ async def compare(
     else:
         p_given, p_swapped = found[0].p, found[1].p
         by = "/".join(sorted({f.by for f in found}))
-        result = Comparison("scored", both_orders(p_given, p_swapped), p_given, p_swapped, by)
+        combined = both_orders_log_odds if how.combine == "log_odds" else both_orders
+        p = _clamped(combined(p_given, p_swapped), how)
+        result = Comparison("scored", p, p_given, p_swapped, by)
     if audit is None:
         return result
     audit.write(
@@ -142,7 +148,14 @@ async def _one_order(
         if found is None:
             likely = [token for token, _ in reply.top[0][:5]] if reply.top else []
             raise Failed("unparsable", f"neither A nor B is among its likeliest answers: {likely}")
-        return _Said(soft_label(*found, clamp=how.clamp), "logprobs", found, reasons=reasons)
+        return _Said(
+            soft_label(*found, clamp=None if how.combine == "log_odds" else how.clamp),
+            "logprobs",
+            found,
+            reasons=reasons,
+        )
+    if how.combine == "log_odds":
+        raise Failed("failed", "the endpoint reports no log-probs, and log-odds of votes can be infinite")
     return await _by_votes(judge, talk, how, reasons)
 
 
@@ -157,8 +170,11 @@ async def _by_votes(judge: Speaker, talk: Sequence[Message], how: Comparing, rea
     share = vote_share([float(v == "A") for v in votes])
     if share is None:
         raise Failed("unparsable", f"none of its votes is A or B: {[r.text for r in replies][:4]}")
-    p = share if how.clamp is None else min(max(share, how.clamp[0]), how.clamp[1])
-    return _Said(p, "votes", votes=tuple(votes), reasons=reasons)
+    return _Said(_clamped(share, how), "votes", votes=tuple(votes), reasons=reasons)
+
+
+def _clamped(p: float, how: Comparing) -> float:
+    return p if how.clamp is None else min(max(p, how.clamp[0]), how.clamp[1])
 
 
 def letter(text: str) -> str | None:

@@ -151,6 +151,6 @@ def _explain(path: Path, error: Any) -> str:
 
 
 def _keys_beside(place: Sequence[Any]) -> list[str]:
-    tables = {"principle": Principle, "red_team": RedTeam}
+    tables: dict[str, type[Strict]] = {"principle": Principle, "red_team": RedTeam}
     model = tables.get(str(place[0]), Constitution) if len(place) > 1 else Constitution
     return list(model.model_fields)

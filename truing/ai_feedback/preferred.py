@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,9 @@ class Config(TermOptions):
     constitution: str | None = Field(None, description="file whose comparing principles are drawn instead")
     reason: bool = Field(False, description="reasons before the label")
     votes: int = Field(4, gt=0, description="for each order, where the endpoint reports no log-probs")
+    combine: Literal["mean", "log_odds"] = Field(
+        "mean", description="of both orders; log_odds needs log-probs"
+    )
     seed: int = Field(0, ge=0, description="of reasons, votes and principles")
     audit: str | None = Field(None, description="file of the audit trail; None: no trail")
 
@@ -88,8 +91,9 @@ async def _one(one: Written, two: Written, config: Config, audit: Any) -> float 
         return 0.5
     question, principle = _question(config, one)
     how = Comparing(
-        config.seed, config.reason, clamp=COT_CLAMP if config.reason else None, votes=config.votes
-    )
+        config.seed, config.reason, clamp=COT_CLAMP if config.reason else None, votes=config.votes,
+        combine=config.combine,
+    )  # fmt: skip
     said = await compare(
         _judge(config.endpoint.model_dump_json()), one.prompt.messages, texts, question, how, audit,
         principle=principle,

@@ -56,6 +56,20 @@ def both_orders(p_first: float, p_second: float) -> float:
     return (p_first + (1 - p_second)) / 2
 
 
+def both_orders_log_odds(p_first: float, p_second: float) -> float:
+    """Return the same with log-odds averaged: sigmoid((logit p_first - logit p_second) / 2).
+
+    A judge that adds a constant to the log-odds of what stands first gives exactly what it would give
+    without; the mean of probabilities shrinks its label towards a tie instead.
+    """
+    return soft_label((_logit(p_first) - _logit(p_second)) / 2, 0.0)
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, 1e-12), 1 - 1e-12)
+    return math.log(p / (1 - p))
+
+
 def vote_share(votes: Sequence[float]) -> float | None:
     """Return the mean of votes of 1 (A), 0 (B) or 0.5 (tie); None without any."""
     return sum(votes) / len(votes) if votes else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,13 @@ from truing.commands import ai_options
 from truing.commands.ai_options import beside
 from truing.commands.outcome import Json, reported
 from truing.errors import ConfigError
+
+
+class Combine(StrEnum):
+    """What both orders become: the mean of the probabilities, or of their log-odds."""
+
+    mean = "mean"
+    log_odds = "log_odds"
 
 
 def label(
@@ -51,6 +59,10 @@ def label(
     votes: Annotated[
         int, typer.Option(min=1, help="For each order, where the endpoint has no log-probs.")
     ] = 4,
+    combine: Annotated[
+        Combine,
+        typer.Option(help="Of both orders: mean, or log_odds, which takes a constant slot preference off."),
+    ] = Combine.mean,
     hard: Annotated[
         bool, typer.Option("--hard", help="No `preference` column, for methods that take labels for certain.")
     ] = False,
@@ -86,8 +98,10 @@ def label(
         asks = None if judge is None else plugged(judge, _options(judge_options or ()))
         if asks is None and judge_options:
             raise ConfigError("--option is of a judge: set --judge, or leave it out")
-        if asks is not None and (principles is not None or reason):
-            raise ConfigError("--judge asks in its own words: leave out --constitution and --reason")
+        if asks is not None and (principles is not None or reason or combine is not Combine.mean):
+            raise ConfigError(
+                "--judge asks in its own words: leave out --constitution, --reason and --combine"
+            )
         judging = judge_model or model
         if judging is None:
             raise ConfigError("no model judges: set --model, or --judge-model")
@@ -95,7 +109,10 @@ def label(
             raise ConfigError(f"{prompts} has prompts without completions: set --model, which writes them")
         access = ai_options.Access(api_key_env, beside(out, cache, ".cache"), at_once, timeout)
         asked = [(judging, judge_endpoint or endpoint), *([(model, endpoint)] if model else [])]
-        comparing = Comparing(seed, reason, clamp=_clamp(clamp) if reason else None, votes=votes)
+        comparing = Comparing(
+            seed, reason, clamp=_clamp(clamp) if reason else None, votes=votes,
+            combine=combine.value,
+        )  # fmt: skip
         with (
             ai_options.speakers(access, *asked) as found,
             Audit(beside(out, audit, ".audit.jsonl")) as trail,

@@ -57,6 +57,16 @@ def test_a_judge_that_always_says_a_prefers_nothing(tmp_path: Path) -> None:
     assert found.preference == pytest.approx(0.5) and found.consistent is False
 
 
+def test_log_odds_need_log_probs(tmp_path: Path) -> None:
+    def biased(body: dict[str, Any]) -> dict[str, float]:
+        return {"A": 0.9, "B": 0.1} if replies(body)[0] == "good" else {"A": 0.8, "B": 0.2}
+
+    found, _, _ = run(tmp_path, biased, Comparing(combine="log_odds"))
+    assert found.preference == pytest.approx(0.6) and found.consistent is False  # (ln 9 - ln 4) / 2 = ln 1.5
+    found, _, _ = run(tmp_path / "b", lambda body: "A", Comparing(combine="log_odds"))
+    assert found.status == "failed" and "no log-probs" in found.evidence
+
+
 def test_reasons_come_first_and_the_label_is_clamped(tmp_path: Path) -> None:
     def script(body: dict[str, Any]) -> str | dict[str, float]:
         return favours_good(body) if len(body["messages"]) == 3 else "The first one is nicer."

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from truing.ai_feedback.compare import letter
-from truing.ai_feedback.soft import both_orders, label_logprobs, soft_label, vote_share
+from truing.ai_feedback.soft import both_orders, both_orders_log_odds, label_logprobs, soft_label, vote_share
 
 
 def test_soft_labels_are_finite_at_any_gap() -> None:
@@ -35,3 +35,12 @@ def test_peer_26_only_a_whole_answer_is_a_vote() -> None:
     assert [letter(t) for t in ("A", " (b).", "**A**")] == ["A", "B", "A"]
     assert [letter(t) for t in ("A or B", "", "Both", "AB", "C")] == [None] * 5
     assert vote_share([]) is None and vote_share([1, 0, 1, 1]) == 0.75
+
+
+@pytest.mark.parametrize("slot", [-4.0, 0.0, 2.5])
+def test_log_odds_take_a_constant_slot_preference_off(slot: float) -> None:
+    gap = 0.8
+    given, swapped = soft_label(slot + gap, 0.0), soft_label(slot - gap, 0.0)
+    assert both_orders_log_odds(given, swapped) == pytest.approx(soft_label(gap, 0.0))
+    assert both_orders(given, swapped) <= soft_label(gap, 0.0) + 1e-9
+    assert both_orders_log_odds(1.0, 0.0) == pytest.approx(1.0) and both_orders_log_odds(1.0, 1.0) == 0.5
