@@ -328,7 +328,7 @@ class JudgeOptions(Strict):
 class Reward(Strict):
     """One term of the reward: what gives a completion a number, and what the number counts for.
 
-    The table `rewards.reward_model` has neither verifier nor term: its number is the score of the stage's
+    The table `rewards.reward_model` has no verifier, term or judge: its number is the score of the stage's
     `reward_model`.
     """
 
@@ -336,6 +336,10 @@ class Reward(Strict):
     term: str | None = Field(
         None, description="instead of a verifier: name in truing/terms/ (lengths), dotted path or .py path"
     )
+    judge: str | None = Field(
+        None, description="instead of a verifier: name in truing/judges/, dotted path or .py path"
+    )
+    endpoint: Endpoint | None = Field(None, description="who judges, with judge")
     weight: float = Field(1.0, allow_inf_nan=False)
     floor: float | None = Field(None, allow_inf_nan=False, description="a value below counts as this one")
     ceiling: float | None = Field(None, allow_inf_nan=False, description="a value above counts as this one")
@@ -355,10 +359,15 @@ class Reward(Strict):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Reward:
-        if self.verifier is not None and self.term is not None:
-            raise ValueError("verifier and term are both set: a reward's term is one of them")
-        if self.options and self.verifier is None and self.term is None:
-            raise ValueError("options are of a verifier or a term, and neither is set")
+        given = [k for k in ("verifier", "term", "judge") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set: a reward's term is one of them")
+        if self.options and not given:
+            raise ValueError("options are of a verifier, a term or a judge, and none is set")
+        if (self.endpoint is None) != (self.judge is None):
+            raise ValueError(
+                "judge and endpoint belong together: endpoint = { model = ..., url = ... } judges"
+            )
         if self.floor is not None and self.ceiling is not None and self.floor >= self.ceiling:
             raise ValueError(f"floor {self.floor:g} is not below ceiling {self.ceiling:g}")
         if not self.gate and (self.threshold != 0.5 or self.failed != 0.0):

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from truing.config import Reward
 from truing.math.advantages import Scale, group_advantages, standardised
 from truing.terms import Written
 from truing.types import Completion, Prompt, Verdict
+
+if TYPE_CHECKING:
+    from truing.judges.client import Chat
 
 Verify = Callable[[str, Any, Any], Verdict]
 Measure = Callable[[Sequence[Written], Any], Sequence[float | Verdict]]
@@ -75,7 +79,26 @@ class ScoreTerm:
     shape: Shape = field(default_factory=Shape)
 
 
-AnyTerm = RewardTerm | BatchTerm | ScoreTerm
+@dataclass(frozen=True, slots=True)
+class JudgeTerm:
+    """One named judge: a chat model that is asked about all completions of a step at once."""
+
+    name: str
+    weight: float
+    judge: ModuleType
+    chat: Chat
+    config: Any
+    shape: Shape = field(default_factory=Shape)
+
+    def verdicts(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Verdict]:
+        """Return what the judge says of each completion."""
+        from truing.judges.judging import Item, judge_items
+
+        items = [Item(p, (c.text,)) for p, c in zip(prompts, completions, strict=True)]
+        return [judged[0].verdict for judged in judge_items(self.judge, [self.chat], items, self.config)]
+
+
+AnyTerm = RewardTerm | BatchTerm | JudgeTerm | ScoreTerm
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +133,13 @@ def _load(name: str, table: Reward) -> AnyTerm:
     if table.term is not None:
         module = plugins.load("terms", table.term)
         return BatchTerm(name, table.weight, module.measure, module.Config(**table.options), shape)
+    if table.judge is not None and table.endpoint is not None:
+        from truing.judges.client import judge_from  # openai, which only judges need
+
+        module = plugins.load("judges", table.judge)
+        return JudgeTerm(
+            name, table.weight, module, judge_from(table.endpoint), module.Config(**table.options), shape
+        )
     return ScoreTerm(name, table.weight, shape)
 
 

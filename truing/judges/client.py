@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from truing.config import Endpoint
 from truing.errors import ConfigError, JudgeError
-from truing.judges._background import on_loop, run
+from truing.judges._background import loop, on_loop, run
 from truing.judges._cache import ReplyCache, key_of
 from truing.judges._retry import with_retries
 from truing.types import Message
@@ -98,7 +99,7 @@ class Usage:
     cost: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Client:
     """A chat model with at most so many requests at once, retries, a cache on disk, and counts.
 
@@ -116,11 +117,14 @@ class Client:
     usage: Usage = field(default_factory=Usage)
     _cache: ReplyCache | None = None
     _slots: asyncio.Semaphore = field(init=False)
+    _end: weakref.finalize[..., Client] = field(init=False)
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.endpoint.max_concurrency)
         if self.endpoint.cache is not None:
             self._cache = ReplyCache(Path(self.endpoint.cache).expanduser())
+        self._end = weakref.finalize(self, _let_go, self.inner, self._cache)
+        self._end.atexit = False
 
     @property
     def model(self) -> str:
@@ -174,7 +178,8 @@ class Client:
         return run(every())
 
     def close(self) -> None:
-        """Close connections, files and threads."""
+        """Close connections, files and threads; a client that is let go closes them by itself."""
+        self._end.detach()
         close = getattr(self.inner, "close", None)
         if close is not None:
             run(close())
@@ -252,6 +257,14 @@ def judge_from(spec: Endpoint | Mapping[str, Any]) -> Client:
     )  # fmt: skip
     identity = {"url": endpoint.url, "model": endpoint.model, "tag": endpoint.cache_tag}
     return Client(chat, endpoint, identity)
+
+
+def _let_go(inner: Any, cache: ReplyCache | None) -> None:
+    """Close what a client leaves behind, without waiting: this runs wherever it is collected."""
+    if hasattr(inner, "close"):
+        asyncio.run_coroutine_threadsafe(inner.close(), loop())
+    if cache is not None:
+        cache.close()
 
 
 def _endpoint(spec: Mapping[str, Any]) -> Endpoint:

@@ -29,7 +29,7 @@ def resolve_paths(draft: Draft, folder: Path | None) -> Iterator[Complaint]:
         yield from _data(draft, path, folder)
     members = draft.values.get("reward_model")
     listed = [("reward_model", i) for i in range(len(members))] if isinstance(members, list) else []
-    paths: list[KeyPath] = [("model",), ("reward_model",), ("reference",), *listed]
+    paths: list[KeyPath] = [("model",), ("reward_model",), ("reference",), *listed, *_judges(draft.values)]
     for path in paths:
         yield from _model(draft, path, folder)
     for path in _plugin_paths(draft.values):
@@ -63,6 +63,15 @@ def _model(draft: Draft, path: KeyPath, folder: Path | None) -> Iterator[Complai
     _replace(draft, path, found)
 
 
+def _judges(values: dict[str, Any]) -> Iterator[KeyPath]:
+    """Yield where judges in this process are named; at a URL a model's name is the endpoint's."""
+    rewards = values.get("rewards")
+    for name in rewards if isinstance(rewards, dict) else ():
+        endpoint = at(values, ("rewards", name, "endpoint"))
+        if isinstance(endpoint, dict) and "url" not in endpoint:
+            yield ("rewards", name, "endpoint", "model")
+
+
 def _plugin_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
     yield from (("algorithm",), ("sampler", "engine"), ("evaluation", "verifier"))
     yield ("environment", "name")
@@ -71,7 +80,7 @@ def _plugin_paths(values: dict[str, Any]) -> Iterator[KeyPath]:
     yield ("sample", "old_rows", "generator")
     rewards = values.get("rewards")
     for name in rewards if isinstance(rewards, dict) else ():
-        yield from (("rewards", name, "verifier"), ("rewards", name, "term"))
+        yield from (("rewards", name, key) for key in ("verifier", "term", "judge"))
 
 
 def _candidates(draft: Draft, path: KeyPath, folder: Path | None) -> list[Path]:

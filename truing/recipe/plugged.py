@@ -19,6 +19,7 @@ def plugin_problems(draft: Draft) -> list[Problem]:
     rewards = draft.values.get("rewards")
     tables: list[KeyPath] = [("rewards", name) for name in rewards] if isinstance(rewards, dict) else []
     found = [p for table in tables for p in _configured(draft, table, "terms", "term")]
+    found += [p for table in tables for p in _configured(draft, table, "judges", "judge")]
     for table in [*tables, ("evaluation",)]:
         found += _configured(draft, table, "verifiers", "verifier")
     found += _configured(draft, ("environment",), "environments", "name")

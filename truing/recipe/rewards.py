@@ -37,7 +37,7 @@ def reward_complaints(values: Mapping[str, Any], stage: Stage | None, method: Me
 
 
 def _source(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Complaint]:
-    named = "verifier" in table or "term" in table
+    named = any(k in table for k in ("verifier", "term", "judge"))
     if name == _SCORES and named and "reward_model" in values:
         right = "give the verifier's term another name; here only weight, bounds, scale and gate are set"
         yield Complaint(("rewards", name), "reward_model adds a term of this very name", right)
@@ -47,8 +47,22 @@ def _source(name: str, table: Mapping[str, Any], values: Mapping[str, Any]) -> I
             ("rewards", name), "this is the score of the stage's reward_model, which has none", right
         )
     if name != _SCORES and not named:
-        right = 'for example verifier = "math_answer", or term = "overlong"'
-        yield Complaint(("rewards", name), "neither a verifier nor a term is named", right)
+        right = 'for example verifier = "math_answer", term = "overlong" or judge = "pointwise"'
+        yield Complaint(("rewards", name), "no verifier, term or judge is named", right)
+    yield from _judge(name, table)
+
+
+def _judge(name: str, table: Mapping[str, Any]) -> Iterator[Complaint]:
+    judge = table.get("judge")
+    if not isinstance(judge, str):
+        return
+    try:
+        completions = getattr(plugins.config_class("judges", judge), "completions", None)
+    except PluginError:
+        return  # the look-up of the name says so
+    if completions != 1:
+        what = f"{judge} judges no single completion, which a reward is of"
+        yield Complaint(("rewards", name, "judge"), what, "pointwise, reference_guided or rubric")
 
 
 def _scale(name: str, reward: Reward, stage: Stage, method: Method) -> Iterator[Complaint]:

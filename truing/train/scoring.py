@@ -12,7 +12,7 @@ import torch
 
 from truing.errors import VerifierError
 from truing.math.scores import disagreement
-from truing.rewards import SCORES, AnyTerm, BatchTerm, RewardTerm, ScoreTerm, compose, judge_all
+from truing.rewards import SCORES, AnyTerm, BatchTerm, JudgeTerm, RewardTerm, ScoreTerm, compose, judge_all
 from truing.terms import Written
 from truing.train.batches import batch_of_rollouts
 from truing.types import Batch, Completion, Prompt, Rollout, Verdict
@@ -57,7 +57,7 @@ class Scorer:
                 prompts, prompt_tokens, completions, groups, said, strict=True
             )
         ]
-        rollouts = self._measured(self._scored(rollouts))
+        rollouts = self._measured(self._scored(self._judged(rollouts)))
         composed = compose(self._terms(), [r.verdicts for r in rollouts], groups)
         return [
             replace(r, reward=c.reward, facts={**r.facts, **c.facts})
@@ -67,6 +67,18 @@ class Scorer:
     def _terms(self) -> list[AnyTerm]:
         listed = any(isinstance(t, ScoreTerm) for t in self.terms)
         return [*self.terms] if listed or self.score is None else [*self.terms, ScoreTerm()]
+
+    def _judged(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Return the rollouts with what judges say of those that are scored so far."""
+        for term in self.terms:
+            if isinstance(term, JudgeTerm):
+                asked = [i for i, r in enumerate(rollouts) if r.reward is not None]
+                said = term.verdicts(
+                    [rollouts[i].prompt for i in asked], [rollouts[i].completion for i in asked]
+                )
+                for i, verdict in zip(asked, said, strict=True):
+                    rollouts[i] = _said(rollouts[i], term.name, verdict)
+        return rollouts
 
     def _scored(self, rollouts: list[Rollout]) -> list[Rollout]:
         """Return the rollouts with the reward models' verdict on those that verifiers could score."""
