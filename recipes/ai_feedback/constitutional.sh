@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Constitutional AI: critique and revision, supervised learning, labels by principle, then a reward model and RL.
 # The server must run: truing serve smollm2-135m-instruct --port 8765
-# Two CPU cores, about ten minutes.
+# Two CPU cores, about four minutes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-runs/constitutional} url=${URL:-http://127.0.0.1:8765/v1} model=${MODEL:-smollm2-135m-instruct}

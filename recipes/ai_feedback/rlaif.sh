@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # RLAIF: a served model writes pairs and labels them; a reward model and DPO learn from the soft labels.
 # The server must run: truing serve smollm2-135m-instruct --port 8765
-# Two CPU cores, about five minutes.
+# Two CPU cores, about a minute.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-runs/rlaif} url=${URL:-http://127.0.0.1:8765/v1} model=${MODEL:-smollm2-135m-instruct}

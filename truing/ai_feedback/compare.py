@@ -111,6 +111,8 @@ async def compare(
         principle=principle,
         question=question,
         seed=how.seed,
+        combine=how.combine,
+        clamp=how.clamp,
         status=result.status,
         preference=result.preference,
         orders=[f.record() for f in found],
