@@ -39,6 +39,19 @@ def share(hits: int, total: int, confidence: float = 0.95) -> Estimate:
     return Estimate(hits / total, *wilson_interval(hits, total, confidence), total)
 
 
+def estimate_of(
+    value: float, statistic: Callable[[Sequence[int]], float], count: int, *, is_share: bool = False
+) -> Estimate:
+    """Return a statistic of items with its bootstrap interval.
+
+    A share that is 0 or 1 in every resample would get an interval of no width: it gets Wilson's.
+    """
+    low, high = bootstrap_interval(statistic, count)
+    if is_share and low == high and value in (0.0, 1.0):
+        low, high = wilson_interval(round(value * count), count)
+    return Estimate(value, low, high, count)
+
+
 def against_people(judge: Sequence[float], people: Sequence[float]) -> dict[str, Estimate]:
     """Return how far a judge's verdicts agree with people's labels, with bootstrap intervals over items.
 
@@ -68,7 +81,7 @@ def against_people(judge: Sequence[float], people: Sequence[float]) -> dict[str,
     for name, statistic in statistics.items():
         value = statistic(range(len(said)))
         if not math.isnan(value):
-            found[name] = Estimate(value, *bootstrap_interval(statistic, len(said)), len(said))
+            found[name] = estimate_of(value, statistic, len(said))
     return found
 
 

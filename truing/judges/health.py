@@ -13,8 +13,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import TypeVar
 
-from truing.judges.agreement import bootstrap_interval
-from truing.judges.calibration import Estimate, share
+from truing.judges.calibration import Estimate, estimate_of, share
 from truing.judges.judging import Item, Judged, Vote
 
 T = TypeVar("T")
@@ -132,7 +131,7 @@ def _estimated(name: str, statistic: Callable[[Sequence[int]], float], count: in
     value = statistic(range(count)) if count > 1 else math.nan
     if math.isnan(value):
         return {}
-    return {name: Estimate(value, *bootstrap_interval(statistic, count), count)}
+    return {name: estimate_of(value, statistic, count, is_share=name != "length_correlation")}
 
 
 def _decided(items: Sequence[T], judged: Sequence[Judged]) -> Iterator[tuple[T, float]]:

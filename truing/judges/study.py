@@ -8,13 +8,13 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from truing.evals.statistics import bootstrap_mean_interval
 from truing.judges.agreement import krippendorff_alpha
 from truing.judges.calibration import (
     Estimate,
     against_people,
     calibration_error,
     corrected_rate,
+    estimate_of,
     prediction_powered_mean,
     reliability,
 )
@@ -101,8 +101,9 @@ def _or_problem(name: str, estimate: Any) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    low, high = bootstrap_mean_interval(values) if len(values) >= _FEWEST else (0.0, 1.0)
-    return Estimate(fmean(values), low, high, len(values))
+    if len(values) < _FEWEST:
+        return Estimate(fmean(values), 0.0, 1.0, len(values))
+    return estimate_of(fmean(values), lambda rows: fmean(values[i] for i in rows), len(values), is_share=True)
 
 
 def _alpha(judged: Sequence[Sequence[Judged]]) -> float | None:

@@ -30,7 +30,7 @@ def items(*completions: tuple[str, ...]) -> list[Item]:
 def test_a_judge_that_takes_the_first_slot_is_seen():
     found = health(items(*[("a", "bb")] * 40), [pair(1.0, 1.0)] * 40)
     assert found["consistency"].value == 0
-    assert found["first_slot"].value == 1 and found["first_slot"].low == 1
+    assert found["first_slot"].value == 1 and 0.9 < found["first_slot"].low < 0.95
     assert "longer" not in found  # every pair is a tie: there is no winner
     assert found["unparsable"].value == 0
 
