@@ -50,4 +50,6 @@ def test_several_terms_through_grpo(parity, drive, make_batch, fixture, scale) -
     logprobs = torch.zeros(len(values), 1, dtype=torch.float64)
     found = drive("grpo", batch, options, credit=True, logprobs=logprobs).batch.advantages
     wanted = torch.tensor(golden.expected["advantages"], dtype=torch.float64)
-    torch.testing.assert_close(found[:, 0], wanted, rtol=0, atol=1e-3)  # TRL adds 1e-4 to a deviation, we 1e-6
+    torch.testing.assert_close(
+        found[:, 0], wanted, rtol=0, atol=1e-3
+    )  # TRL adds 1e-4 to a deviation, we 1e-6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from truing.math.logprobs import token_logprobs_of
@@ -69,7 +71,7 @@ def test_packed_documents_start_at_position_0_as_in_a_padding_free_batch(parity)
     expected = parity["sft.padding_free_collate"].expected
     tokens, positions = expected["input_ids"][0], expected["position_ids"][0]
     ends = expected["cu_seq_lens_q"]
-    spans = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    spans = [slice(a, b) for a, b in pairwise(ends)]
     forest = plant([tokens[span] for span in spans])
     for path, span in zip(forest.paths, spans, strict=True):
         assert forest.tokens[path].tolist() == tokens[span]

@@ -360,23 +360,24 @@ METRICS: Mapping[str, str] = {
         "eta/2, for gradient clipping sets the step."
     ),
     "policy/return_mean": (
-        "Mean return [reward units], the KL penalty taken off, over trained tokens. Rises; the running baseline "
-        "follows it."
+        "Mean return [reward units], the KL penalty taken off, over trained tokens. Rises; the "
+        "running baseline follows it."
     ),
     "policy/greedy_reward_mean": (
         "Mean reward of the greedy completions, the baseline. Rises; well above reward/mean the sampler's "
         "temperature costs reward."
     ),
     "policy/phi_mean": (
-        "Mean weight phi of a trained token's completion. 1 on the first update of a batch; near 0 later, the "
-        "policy has moved too far for this batch to teach."
+        "Mean weight phi of a trained token's completion. 1 on the first update of a batch; near 0 "
+        "later, the policy has moved too far for this batch to teach."
     ),
     "kl/teacher_mean": (
-        "Reverse KL of the student from the teacher [nats per token]: mean of log-prob minus the teacher's. Falls "
-        "towards 0; where it stops, the student's size or the prompts set the limit."
+        "Reverse KL of the student from the teacher [nats per token]: mean of log-prob minus the "
+        "teacher's. Falls towards 0; where it stops, the student's size or the prompts set the limit."
     ),
     "rollout/greedy_mean_tokens": (
-        "Mean length of the greedy completions drawn for baselines [tokens]: what they cost beside the rollouts."
+        "Mean length of the greedy completions drawn for baselines [tokens]: what they cost beside "
+        "the rollouts."
     ),
     "rollout/unscored_baseline_share": (
         "Share [0-1] of rollouts whose prompt's greedy completion could not be scored; they are not trained. "
@@ -396,16 +397,16 @@ METRICS: Mapping[str, str] = {
     ),
     "mismatch/kl": "KL of the learner from the sampler on the sampled tokens, k3 [nats per token]. Near 0.",
     "mismatch/weight_mean": (
-        "Mean weight exp(old - sampler log-prob), within its cap, that corrects the mismatch. Near 1; far below "
-        "1 under a mask, most tokens are dropped: raise mismatch_cap, or take the token level."
+        "Mean weight exp(old - sampler log-prob), within its cap, that corrects the mismatch. Near "
+        "1; far below 1 under a mask, most tokens are dropped: raise mismatch_cap, or take the token level."
     ),
     "mismatch/weight_bounded_share": (
-        "Share [0-1] of trained tokens whose weight the cap cuts or drops. Near 0; above 0.1 the sampler is too "
-        "far from the learner."
+        "Share [0-1] of trained tokens whose weight the cap cuts or drops. Near 0; above 0.1 the "
+        "sampler is too far from the learner."
     ),
     "mismatch/far_token_share": (
-        "Share [0-1] of trained tokens in bad completions left out because the policy has moved away (max_gap). "
-        "Near 0; above 0.1 rollouts are too stale."
+        "Share [0-1] of trained tokens in bad completions left out because the policy has moved away "
+        "(max_gap). Near 0; above 0.1 rollouts are too stale."
     ),
     "train/grad_norm": (
         "Gradient norm before clipping. Steady within a factor of ten; spikes foretell divergence."
