@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import truing
+from truing import plugins
 from truing.cli import app
 from truing.config import Stage
 from truing.errors import DataError
@@ -192,3 +197,52 @@ def test_completions_need_no_verifier_and_can_be_verified_later(
 def test_a_stage_that_samples_is_a_stage(files: dict[str, str]) -> None:
     stage = Stage(name="s", sample={}, model="m", data={"train": files["prompts"]})
     assert stage.algorithm is None and stage.sample is not None
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_recipes_of_the_hacking_page_are_valid() -> None:
+    page = (ROOT / "docs" / "reward_hacking.md").read_text(encoding="utf-8")
+    rewards, whole = map(tomllib.loads, re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
+    assert [s.name for s in recipe_from_dict(whole).stages] == ["rm-1", "rl-1", "fresh", "rm-2", "rl-2"]
+    rl = {**whole["stage"][1], "model": "m", "name": None, "reward_model": None, **rewards}
+    assert list(recipe_from_dict(rl).stages[0].rewards) == ["form", "answer", "length"]
+
+
+def test_the_hacked_and_the_defended_recipe_differ_in_the_reward_and_the_kl_alone() -> None:
+    naive, defended = (load_recipe(ROOT / "recipes" / "hacking" / f"{n}.toml") for n in ("naive", "defended"))
+    assert naive.stages[0] == defended.stages[0]
+    own = {"rewards": {}, "options": {}}
+    assert naive.stages[1].model_copy(update=own) == defended.stages[1].model_copy(update=own)
+    assert naive.stages[1].options | {"kl_coef": 0.02} == defended.stages[1].options
+
+
+def test_is_brief_counts_words() -> None:
+    module = plugins.load("verifiers", str(ROOT / "recipes" / "hacking" / "is_brief.py"))
+    found = [module.verify("word " * n, None, module.Config()).value for n in (0, 15, 30, 60)]
+    assert found == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_the_hacking_page_is_drawn_from_runs(tiny_model: Path, tmp_path: Path, files: dict[str, str]) -> None:
+    brief = {"verifier": str(ROOT / "recipes" / "hacking" / "is_brief.py")}
+    made = pipeline.run(
+        recipe(
+            tiny_model, tmp_path / "runs",
+            learn("learn", "grpo", files["prompts"], sampler={"group_size": 2, "max_tokens": 6},
+                  rewards={"brief": brief, "lower": {"verifier": files["verifier"]}},
+                  evaluation={"data": files["prompts"], "verifier": files["verifier"], "max_tokens": 4,
+                              "allow_overlap": True}),
+        ),
+        quiet=True,
+    )  # fmt: skip
+    spec = importlib.util.spec_from_file_location("hacking", ROOT / "docs" / "hacking.py")
+    assert spec is not None and spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = page
+    spec.loader.exec_module(page)
+    curves = page.read(made.folder)
+    assert len(curves.proxy) == 2 and [e[0] for e in curves.evaluations] == [0, 2]
+    svg = page.figure([curves, curves])
+    assert len(svg.findall("{*}g")) == 3 or len(svg.findall("g")) == 3
+    assert page.table([curves, curves]).count("| `t` | 2 |") == 2
