@@ -27,7 +27,7 @@ REMAX = {"algorithm": "remax"}
 @pytest.mark.parametrize(
     ("rewards", "changes", "key", "says"),
     [
-        ({"a": {"weight": 1.0}}, {}, "rewards.a", "neither a verifier nor a term"),
+        ({"a": {"weight": 1.0}}, {}, "rewards.a", "no verifier, term or judge is named"),
         ({"a": {"verifier": "math_answer", "term": "overlong"}}, {}, "rewards.a", "both set"),
         ({"a": {"term": "overlnog"}}, {}, "rewards.a.term", "overlong"),
         ({"a": {**ANSWER, "cieling": 1.0}}, {}, "rewards.a.cieling", "ceiling"),
