@@ -28,6 +28,7 @@ class Curves:
     name: str
     proxy: tuple[float, ...]  # brevity, 0 to 1
     tokens: tuple[float, ...]
+    reward: tuple[float, ...]
     evaluations: tuple[tuple[float, float, float, float, float], ...]
 
 
@@ -44,6 +45,7 @@ def read(folder: Path) -> Curves:
         str(record.run["name"]),
         tuple(m["reward/brief_mean"] for m in steps),
         tuple(m["rollout/mean_tokens"] for m in steps),
+        tuple(m["reward/mean"] for m in steps),
         tuple((s, e["rate"], e["low"], e["high"], e["mean_tokens"]) for s, e in sorted(unique.items())),
     )
 
@@ -106,13 +108,14 @@ def panel(
 
 def table(runs: Sequence[Curves]) -> str:
     """Return the first and last of what was measured, as a Markdown table."""
-    head = "| run | steps | brevity | tokens of a completion | held-out pass rate |"
-    rows = [head, "|---|---|---|---|---|"]
+    head = "| run | steps | reward | brevity | tokens of a completion | held-out pass rate |"
+    rows = [head, "|---|---|---|---|---|---|"]
     for r in runs:
         ends = (r.evaluations[0], r.evaluations[-1])
         rate = " → ".join(f"{e[1]:.0%} ({e[2]:.0%} to {e[3]:.0%})" for e in ends)
+        paid = f"{r.reward[0]:.2f} → {r.reward[-1]:.2f}"
         drawn = f"{r.proxy[0]:.2f} → {r.proxy[-1]:.2f} | {r.tokens[0]:.0f} → {r.tokens[-1]:.0f}"
-        rows.append(f"| `{r.name}` | {len(r.proxy)} | {drawn} | {rate} |")
+        rows.append(f"| `{r.name}` | {len(r.proxy)} | {paid} | {drawn} | {rate} |")
     return "\n".join(rows)
 
 
