@@ -185,7 +185,7 @@ def finish(
 def provenance(stage: Stage, model: str) -> Record:
     """Return where rows are from: the model, how it was sampled, what scored it, and when."""
     assert stage.sampler is not None
-    by = {name: r.verifier or r.term or "reward_model" for name, r in stage.rewards.items()}
+    by = {name: r.verifier or r.term or r.judge or "reward_model" for name, r in stage.rewards.items()}
     if stage.reward_model is not None:
         by["reward_model"] = str(stage.reward_model)
     return {
