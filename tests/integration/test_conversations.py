@@ -313,7 +313,7 @@ def test_a_replayed_batch_keeps_its_mix_and_the_method_s_own_numbers(
     [
         ("grpo", {"environment": {"name": "tool_usee"}}, "Did you mean 'tool_use'"),
         ("grpo", {"environment": {"name": "tool_use", "options": {"calls": 3}}}, "environment.options.calls"),
-        ("grpo", {"environment": {"name": "tool_use", "options": {"tools": ["python"]}}}, "unknown tool 'python'"),
+        ("grpo", {"environment": {"name": "tool_use", "options": {"tools": ["pithon"]}}}, "unknown tool 'pithon'"),
         ("grpo", {"environment": {"name": "tool_use", "max_tokens": 10}}, "no room for one turn"),
         ("dpo", {**OFFLINE, "environment": {"name": "tool_use"}}, "dpo learns from pairs and samples nothing"),
         ("nash_md", {"environment": {"name": "tool_use"}}, "nash_md samples beside an opponent"),
