@@ -58,6 +58,12 @@ class Options(Strict):
                 raise ValueError(f"{key} does nothing without {other}: set {other}, or leave {key} out")
         return self
 
+    @classmethod
+    def start_rate(cls, *, lora: bool) -> float:
+        """Return the learning rate to start from, of an adapter or of all weights."""
+        full, adapter = cls.learning_rate
+        return adapter if lora else full
+
     def sampler_max_tokens(self) -> int | None:
         """Return what sampler.max_tokens must be, or None where the algorithm does not care."""
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -31,6 +32,8 @@ def test_examples_hold(name: str, example: Example) -> None:
     try:
         verdict = module.verify(example.completion, example.reference, module.Config(**example.options))
     except SandboxError as error:
+        if shutil.which("bwrap"):
+            raise  # a sandbox that is here and does not confine is a failure
         pytest.skip(str(error))
     assert (verdict.status, verdict.value) == (example.status, example.value), verdict.evidence
     assert verdict.evidence

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from truing.math.advantages import Scale, group_advantages
 from truing.math.kl import LossEstimator, k1, k3, kl_loss
 from truing.math.ratios import (
     Correction,
@@ -53,6 +54,17 @@ def with_advantages(batch: Batch, advantages: Float[Tensor, " B"] | Float[Tensor
     """Return the batch with advantages of its rows, the same on every trained token, or of its tokens."""
     wide = advantages[:, None] if advantages.ndim == 1 else advantages
     return replace(batch, advantages=masked(wide.expand(batch.mask.shape), batch.mask))
+
+
+def group_credit(batch: Batch, *, scale: Scale = "group") -> Batch:
+    """Return the batch with each completion's reward beside its group's as the advantage of its tokens.
+
+    Args:
+        batch: with rewards; a row without one is not trained and enters no mean.
+        scale: see `truing.math.advantages.group_advantages`.
+    """
+    batch = scored_only(batch)
+    return with_advantages(batch, group_advantages(batch.require("rewards"), batch.groups, scale=scale))
 
 
 def reference_kl(batch: Batch, kl_coef: float) -> Float[Tensor, "B C"]:

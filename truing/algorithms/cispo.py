@@ -22,14 +22,12 @@ from torch import Tensor
 
 from truing.algorithms._policy import (
     Objective,
+    group_credit,
     objective_terms,
-    scored_only,
     token_advantages,
     token_log_ratios,
-    with_advantages,
 )
 from truing.config import DataKind, EntropyCoef, Mismatch, MismatchCap, Options, ScaleRewards
-from truing.math.advantages import group_advantages
 from truing.math.ratios import token_ratio
 from truing.math.reduce import masked, token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
@@ -80,9 +78,7 @@ def cispo_loss(
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
-    batch = scored_only(batch)
-    rewards = batch.require("rewards")
-    return with_advantages(batch, group_advantages(rewards, batch.groups, scale=config.scale_rewards))
+    return group_credit(batch, scale=config.scale_rewards)
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from truing.algorithms._policy import policy_terms, scored_only, with_advantages
+from truing.algorithms._policy import group_credit, policy_terms
 from truing.config import (
     ClipHigh,
     ClipLow,
@@ -29,7 +29,6 @@ from truing.config import (
     Options,
     ScaleRewards,
 )
-from truing.math.advantages import group_advantages
 from truing.math.reduce import token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
 
@@ -55,9 +54,7 @@ class Config(Options):
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
-    batch = scored_only(batch)
-    rewards = batch.require("rewards")
-    return with_advantages(batch, group_advantages(rewards, batch.groups, scale=config.scale_rewards))
+    return group_credit(batch, scale=config.scale_rewards)
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:

@@ -18,9 +18,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from truing.algorithms._policy import policy_terms, scored_only, with_advantages
+from truing.algorithms._policy import group_credit, policy_terms
 from truing.config import ClipHigh, ClipLow, DataKind, EntropyCoef, Mismatch, MismatchCap, Options
-from truing.math.advantages import group_advantages
 from truing.math.reduce import seq_mean_token_sum_norm
 from truing.types import Algorithm, Batch, Outputs, Term
 
@@ -51,8 +50,7 @@ class Config(Options):
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
-    batch = scored_only(batch)
-    return with_advantages(batch, group_advantages(batch.require("rewards"), batch.groups, scale="none"))
+    return group_credit(batch, scale="none")
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:

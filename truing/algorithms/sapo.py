@@ -20,14 +20,12 @@ from torch import Tensor
 
 from truing.algorithms._policy import (
     Objective,
+    group_credit,
     objective_terms,
-    scored_only,
     token_advantages,
     token_log_ratios,
-    with_advantages,
 )
 from truing.config import DataKind, EntropyCoef, Mismatch, MismatchCap, Options
-from truing.math.advantages import group_advantages
 from truing.math.ratios import token_ratio
 from truing.math.reduce import seq_mean_token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
@@ -79,8 +77,7 @@ def sapo_loss(
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
-    batch = scored_only(batch)
-    return with_advantages(batch, group_advantages(batch.require("rewards"), batch.groups))
+    return group_credit(batch)
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:

@@ -22,15 +22,13 @@ from torch import Tensor
 
 from truing.algorithms._policy import (
     Objective,
+    group_credit,
     objective_terms,
     old_logprobs,
-    scored_only,
     token_advantages,
     token_log_ratios,
-    with_advantages,
 )
 from truing.config import DataKind, EntropyCoef, MismatchCap, Options
-from truing.math.advantages import group_advantages
 from truing.math.ratios import MAX_LOG_RATIO, correction_weight, log_ratio
 from truing.math.reduce import masked, token_mean
 from truing.types import Algorithm, Batch, Outputs, Term
@@ -97,8 +95,7 @@ def _weights(outputs: Outputs, batch: Batch, config: Config) -> Float[Tensor, "B
 
 
 def _credit(batch: Batch, config: Config) -> Batch:
-    batch = scored_only(batch)
-    return with_advantages(batch, group_advantages(batch.require("rewards"), batch.groups))
+    return group_credit(batch)
 
 
 def _loss(outputs: Outputs, batch: Batch, config: Config) -> list[Term]:

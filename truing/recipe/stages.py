@@ -112,8 +112,7 @@ def _spelt_out(stage: Stage) -> Stage:
         return stage
     config = plugins.config_class("algorithms", stage.algorithm)
     options = config(**stage.options).model_dump(mode="json", exclude_none=True)
-    full, lora = config.learning_rate
-    rate = stage.learner.learning_rate or (full if stage.learner.lora is None else lora)
+    rate = stage.learner.learning_rate or config.start_rate(lora=stage.learner.lora is not None)
     learner = stage.learner.model_copy(update={"learning_rate": rate})
     return stage.model_copy(update={"options": options, "learner": learner})
 

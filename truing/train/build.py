@@ -87,11 +87,11 @@ def build(
     if stage.replay is not None:
         algorithm = with_replay(algorithm, weight=stage.replay.weight)
         collector = _with_demonstrations(collector, stage, networks.start, log)
-    full, lora = config.learning_rate
+    start_rate = config.start_rate(lora=stage.learner.lora is not None)
     learner = TorchLearner(
         policy=networks.policy, critic=networks.critic, scorer=networks.scorer,
         process=networks.process, config=stage.learner,
-        learning_rate=stage.learner.learning_rate or (lora if stage.learner.lora else full),
+        learning_rate=stage.learner.learning_rate or start_rate,
         num_updates=updates, compute_dtype=dtype,
         temperature=temperature, neftune_alpha=getattr(config, "neftune_alpha", 0.0),
     )  # fmt: skip
